@@ -16,12 +16,18 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any, Final
 
 from mpifarm.database import farming
 from mpifarm.database import tasks as statements
-from mpifarm.database.copy import read_copy
+from mpifarm.database.copy import (
+    FileState,
+    copy_unlocked,
+    is_as_it_was,
+    read_copy,
+    state_of,
+)
 from mpifarm.database.errors import explained
 from mpifarm.database.farming import PlainStart
 from mpifarm.database.schema import Connection, check_header
@@ -32,6 +38,7 @@ from mpifarm.database.waiting import (
     opened_to_read,
     wait_while_busy,
 )
+from mpifarm.errors import FarmError
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.task import Outcome
 from mpifarm.order.constraints import Constraints
@@ -57,18 +64,29 @@ class SqliteTaskList:
         self.workdir = workdir
         self._lock_area = lock_area
         self._lock: WorkdirLock | None = None
-        # Before the lock's files are made.
-        check_header(path)
-        copied = wait_while_busy(lambda: read_copy(path, self._held(), PATIENCE))
-        with closing(copied) as copy, explained(path):
-            texts, constraints = (
-                statements.read_commands(copy),
-                statements.read_constraints(copy),
-            )
+        texts, constraints = self._read()
         self._total = len(texts)
         self._texts: PackedTexts | None = texts
         self.constraints = constraints
         """What the database says of the order of its tasks."""
+
+    def _read(self) -> tuple[PackedTexts, Constraints]:
+        """Return the commands, and what the database says of their order.
+
+        They are read before the lock's files are made, so that a database with a fault
+        is refused with nothing made, and again under the lock if they have changed.
+        """
+        check_header(self.path)
+        early = _read_unlocked(self.path, self.workdir)
+
+        def read() -> tuple[PackedTexts, Constraints]:
+            with self._held():
+                if early and is_as_it_was(self.path, early[0], PATIENCE):
+                    return early[1]
+                copy = read_copy(self.path, nullcontext(), PATIENCE)
+            return _read_contents(copy, self.path, self.workdir)
+
+        return wait_while_busy(read)
 
     @property
     def tasks(self) -> PackedTexts:
@@ -176,6 +194,46 @@ class SqliteTaskList:
                 yield connection
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _read_unlocked(
+    path: str, workdir: str
+) -> tuple[FileState, tuple[PackedTexts, Constraints]] | None:
+    """Return commands and order, which count while the file is in the same state.
+
+    None while others write the database, or if they have died of it.  Raises
+    `FarmError` for one that has a fault.
+    """
+    before = state_of(path)
+    copy = copy_unlocked(path)
+    if copy is None:
+        return None
+    try:
+        return before, _read_contents(copy, path, workdir)
+    except FarmError:
+        if _is_settled(path, before):
+            raise
+        return None
+
+
+def _is_settled(path: str, before: FileState) -> bool:
+    """Return whether a fault is one of the database, and not of a half written one."""
+    try:
+        return is_as_it_was(path, before, PATIENCE, is_locked=False)
+    except FarmError:
+        return False
+
+
+def _read_contents(
+    copy: Connection, path: str, workdir: str
+) -> tuple[PackedTexts, Constraints]:
+    """Return the commands and the order of a copy, which is closed.
+
+    Raises `FarmError` for a fault, and while tasks run under another workdir.
+    """
+    with closing(copy), explained(path):
+        farming.refuse_place(copy, farming.place_of(workdir, path), path)
+        return statements.read_commands(copy), statements.read_constraints(copy)
 
 
 def name_of_process() -> str:

@@ -7,7 +7,8 @@ copy keeps no farm waiting.
 
 import os
 import sqlite3
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -33,21 +34,29 @@ def read_copy(
     copy = sqlite3.connect(":memory:", isolation_level=None)
     try:
         # SQLite's own lock as well: a user may be writing by another program.
-        with (
-            lock,
-            closing(
-                connect(path, writes=False, patience=patience, is_locked=is_locked)
-            ) as connection,
-            explained(path),
-        ):
+        with lock, _reading(path, patience, is_locked=is_locked) as connection:
             # A backup that finds the file locked would try again without end.
-            connection.execute("BEGIN")
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             connection.backup(copy)
     except BaseException:
         copy.close()
         raise
     return copy
+
+
+@contextmanager
+def _reading(
+    path: str, patience: float, *, is_locked: bool
+) -> Iterator[sqlite3.Connection]:
+    """Open a database for a ``with`` block in which no other program writes it."""
+    with (
+        closing(
+            connect(path, writes=False, patience=patience, is_locked=is_locked)
+        ) as connection,
+        explained(path),
+    ):
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        yield connection
 
 
 class FileState(NamedTuple):
@@ -73,6 +82,18 @@ def settle(
     """
     connect(path, writes=False, patience=patience, is_locked=is_locked).close()
     return state_of(path)
+
+
+def is_as_it_was(
+    path: str, before: FileState, patience: float, *, is_locked: bool = True
+) -> bool:
+    """Return whether a database has not changed, and nobody is writing it.
+
+    `patience`, `is_locked`, and what it raises: see `connect`.
+    """
+    with _reading(path, patience, is_locked=is_locked):
+        pass  # `state_of` would drop SQLite's locks.
+    return state_of(path) == before
 
 
 def state_of(path: str) -> FileState:

@@ -304,15 +304,20 @@ def claim_place(connection: sqlite3.Connection, place: str, database: str) -> No
 
     Raises `InputError` while tasks run under another one.
     """
+    if find_about(connection, PLACE) != place:
+        refuse_place(connection, place, database)
+        write_about(connection, PLACE, place)
+
+
+def refuse_place(connection: sqlite3.Connection, place: str, database: str) -> None:
+    """Raise `InputError` while tasks of a database run under another workdir."""
     before = find_about(connection, PLACE)
-    if before == place:
+    if before in (None, place):
         return
-    is_busy = next(find_holders(connection), None) is not None
-    if before is not None and is_busy:
+    if next(find_holders(connection), None) is not None:
         directory = os.path.dirname(os.path.realpath(database))
         raise InputError(
             f"tasks of {database} run, or ran, under the workdir"
             f" {os.path.join(directory, before)}, which has a lock of its own: name it"
             " with --workdir"
         )
-    write_about(connection, PLACE, place)

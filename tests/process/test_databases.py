@@ -187,14 +187,21 @@ def test_what_makes_no_sense_for_a_database_is_refused(
     assert at.states() == {"to process": 1}
 
 
+def change(path, statement):
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+
+
 @pytest.mark.parametrize(
     ("break_it", "sentence"),
     [
         (lambda path: path.write_bytes(b"no database" * 100), "is not one of SQLite"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is damaged"),
         (lambda path: path.unlink(), "no database"),
+        (lambda path: change(path, "DROP TABLE barriers"), "no such table: barriers"),
+        (lambda path: change(path, "UPDATE tasks SET \"after\" = '99'"), "task 99"),
     ],
-    ids=["alien", "short", "missing"],
+    ids=["alien", "short", "missing", "table", "order"],
 )
 def test_a_database_that_cannot_be_used_is_told_and_nothing_is_made(
     create_place, break_it, sentence

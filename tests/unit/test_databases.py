@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import shutil
 import signal
 import socket
 import sqlite3
@@ -125,9 +126,15 @@ def test_each_method_takes_the_lock_that_plain_farmers_take(
 
 def test_under_another_workdir_nothing_is_popped_while_tasks_run(site, tmp_path):
     first = open_list(site)
+    other = tmp_path / "other"
+    other.mkdir()
+    second = SqliteTaskList(str(site.path), str(other))
+    shutil.rmtree(other)
     assert first.pop_task() == 0
-    (tmp_path / "other").mkdir()
-    second = SqliteTaskList(str(site.path), str(tmp_path / "other"))
+    with pytest.raises(InputError, match="which has a lock of its own: name it"):
+        SqliteTaskList(str(site.path), str(other))
+    assert not other.exists()
+    other.mkdir()
     with pytest.raises(InputError, match="which has a lock of its own: name it"):
         second.pop_task()
     first.record_done_task(0, 0)
@@ -214,6 +221,49 @@ def test_a_file_that_is_no_database_is_refused_and_nothing_made(site):
     assert os.listdir(site.root) == []
 
 
+FAULTS = [
+    "DROP TABLE barriers",
+    "DELETE FROM tasks WHERE id = 1",
+    "UPDATE tasks SET \"after\" = '99'",
+    "UPDATE tasks SET \"after\" = 'x'",
+    "UPDATE tasks SET kind = 'a b'",
+    "INSERT INTO barriers VALUES (99, 0, 0)",
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_database_with_a_fault_is_refused_and_nothing_made(site, fault):
+    site.ask(fault)
+    site.root.mkdir()
+    with pytest.raises(InputError):
+        open_list(site)
+    assert os.listdir(site.root) == []
+
+
+def test_a_fault_that_another_program_is_about_to_mend_is_none(site, monkeypatch):
+    site.ask(FAULTS[1])
+    with closing(sqlite3.connect(site.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("INSERT INTO tasks (id, command) VALUES (1, 'true')")
+        commit = lambda _seconds: other.execute("COMMIT")  # noqa: E731
+        monkeypatch.setattr("mpifarm.database.waiting.time.sleep", commit)
+        assert open_list(site)[1] == "true"
+
+
+def test_what_was_read_before_the_lock_is_read_again_if_it_has_changed(
+    site, monkeypatch
+):
+    read = databases._read_unlocked
+
+    def read_and_insert(*paths):
+        found = read(*paths)
+        site.insert("echo new")
+        return found
+
+    monkeypatch.setattr(databases, "_read_unlocked", read_and_insert)
+    assert [*open_list(site).tasks][3:] == ["echo new"]
+
+
 def test_a_database_of_another_version_is_refused(site):
     site.ask("PRAGMA user_version = 9")
     with pytest.raises(InputError, match="version 9"):
@@ -231,6 +281,7 @@ def test_errors_of_the_disk_are_no_mistakes_of_the_user(site, monkeypatch):
     site.back = lambda: None
     assert len(open_by_handler(site)) == 3
     full = StorageError("No space left on device")
+    monkeypatch.setattr(databases, "copy_unlocked", lambda _: None)
     monkeypatch.setattr(databases, "read_copy", Mock(side_effect=full))
     with pytest.raises(StorageError, match=r"^No space left"):
         open_by_handler(site)
