@@ -70,21 +70,25 @@ def check(words: str) -> None:
     """Import the class of the hook that `words` define, and report why that fails."""
     report = _open_reports()
     from mpifarm.hooks.own import import_hook
+    from mpifarm.hooks.trusted_import import trusting_modules
 
+    definition = _parse_definition(words)
     try:
-        import_hook(_parse_definition(words))
+        with trusting_modules(definition):
+            import_hook(definition)
     except InputError as error:
         report(str(error))
 
 
 def _start(what: str, definition: HookDefinition, env: Environment) -> Companion:
-    path = [definition.path, *sys.path] if definition.path else sys.path
     words = {
         "kind": definition.kind.value,
         "options": dict(definition.options),
         "name": definition.name,
         "python_class": definition.python_class,
         "source": definition.source,
+        "path": definition.path,
+        "by_site": definition.by_site,
     }
     # -P: no module of the current directory is taken for one of Python's.
     argv = [
@@ -92,7 +96,7 @@ def _start(what: str, definition: HookDefinition, env: Environment) -> Companion
         "-P",
         "-c",
         _START.format(what),
-        json.dumps(path),
+        json.dumps(sys.path),
         json.dumps(words),
     ]
     return Companion(argv, env)
@@ -104,16 +108,26 @@ def main(words: str) -> None:
     _watch_parent()
     definition = _parse_definition(words)
     report = _open_reports()
+    from mpifarm.hooks.trusted_import import trusting_modules
+
     try:
-        sink = _create_sink(definition, report)
-        last = _pump(sink)
-        if last is not None:
-            sink.take([_describe_break(last)])
-        sink.end()
+        with trusting_modules(definition):
+            _serve(definition, report)
         report(END_MARK.decode())
     except Exception as error:  # noqa: BLE001 - told, and only this hook ends
-        report(f"{definition.title} fails and is left out ({_in_words(error)})")
+        warning = "WARNING: " if definition.by_site else ""
+        what = f"{definition.title} fails and is left out ({_in_words(error)})"
+        report(f"{warning}{what}")
         sys.exit(1)
+
+
+def _serve(definition: HookDefinition, report: Report) -> None:
+    """Hand all events to the sink of a hook, and end it."""
+    sink = _create_sink(definition, report)
+    last = _pump(sink)
+    if last is not None:
+        sink.take([_describe_break(last)])
+    sink.end()
 
 
 def _watch_parent() -> None:

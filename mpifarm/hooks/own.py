@@ -17,7 +17,8 @@ from mpifarm.plugins.loading import check_options, import_class, in_one_line
 
 def import_hook(definition: HookDefinition) -> Any:
     """Return the class of a hook; raise InputError if it can't be one."""
-    python_class = import_class(definition.python_class)
+    looks_here = not definition.by_site
+    python_class = import_class(definition.python_class, looks_here=looks_here)
     if not callable(getattr(python_class, "on_event", None)):
         raise InputError(f"{definition.python_class} has no method on_event(event)")
     check_options(python_class, definition.python_class, definition.options)

@@ -107,7 +107,9 @@ def _find_values(parser: "ConfigParser") -> dict[str, str]:
             f"section [{HOOKS_SECTION}] has {unknown[0]}, and takes only"
             f" {', '.join(sorted(_KEYS))}"
         )
-    if "path" in values and (why := find_stranger(values["path"])):
+    if values.get("path") and not os.path.isabs(values["path"]):
+        raise InputError(f"path = {values['path']} has to begin with /")
+    if values.get("path") and (why := find_stranger(values["path"])):
         raise InputError(f"{why}, and its modules run as you")
     return {key: value for key, value in values.items() if value}
 

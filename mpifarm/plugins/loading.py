@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from inspect import Parameter
 
 
-def import_class(dotted: str) -> Any:
+class RefusedModuleError(InputError):
+    """A module that a finder of ours has refused."""
+
+
+def import_class(dotted: str, *, looks_here: bool = True) -> Any:
     """Import the class of a dotted name such as ``package.module.Class``.
 
-    Modules are searched as by Python (``PYTHONPATH``), then in the current directory,
-    which is added to `sys.path`.  Raises InputError, also for an exception of the
-    imported module.
+    Modules are searched as by Python (``PYTHONPATH``), then, if `looks_here`, in the
+    current directory, which is added to `sys.path`.  Raises InputError, also for an
+    exception of the imported module.
     """
     if _never_in_name.search(dotted):
         raise InputError(
@@ -35,12 +39,14 @@ def import_class(dotted: str) -> Any:
         raise InputError(
             f"{dotted!r} is not the name of a class: write package.module.Class"
         )
-    here = find_directory()
+    here = find_directory() if looks_here else ""
     if here and here not in sys.path and "" not in sys.path:
         # "python -m mpifarm" has put it into sys.path; the script "mpifarm" has not.
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
+    except RefusedModuleError:
+        raise
     except (Exception, SystemExit) as error:
         raise InputError(
             f"the class {dotted} can't be imported ({in_one_line(error)})"

@@ -8,14 +8,35 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_LINKS: Final = 40
 """Links on the way to a file, as Linux follows them."""
 
 
+class Stranger(NamedTuple):
+    """Who could have written a file.
+
+    `path` is the file, or a directory or link on the way to it.
+    """
+
+    path: str
+    why: str
+    is_open: bool
+    """Whether everyone may write `path`; if not, it belongs to another user."""
+
+
 def find_stranger(path: str) -> str:
     """Return why a file is not to be trusted, in words; "" if nothing is wrong.
+
+    As `judge_file`.
+    """
+    found = judge_file(path)
+    return found.why if found else ""
+
+
+def judge_file(path: str) -> Stranger | None:
+    """Return who could have written a file, None if it is to be trusted.
 
     The file, and each directory and link on the way to it, has to belong to this user
     or root, and must not be writable for everyone; a directory with the sticky bit may
@@ -23,9 +44,9 @@ def find_stranger(path: str) -> str:
     """
     os.stat(path)
     for each in reversed([*_walk(path)]):
-        if why := _find_fault(each, _find_status(each)):
-            return why
-    return ""
+        if found := _find_fault(each, _find_status(each)):
+            return found
+    return None
 
 
 def _walk(path: str) -> Iterator[str]:
@@ -57,14 +78,15 @@ def _find_status(path: str) -> os.stat_result:
     return os.lstat(path)
 
 
-def _find_fault(path: str, status: os.stat_result) -> str:
+def _find_fault(path: str, status: os.stat_result) -> Stranger | None:
     if status.st_uid not in (0, os.geteuid()):
-        return f"{path} belongs to {_name_of(status.st_uid)}, not to you or root"
+        why = f"{path} belongs to {_name_of(status.st_uid)}, not to you or root"
+        return Stranger(path, why, is_open=False)
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     is_link = stat.S_ISLNK(status.st_mode)  # whose mode says nothing
     if status.st_mode & stat.S_IWOTH and not (is_sticky or is_link):
-        return f"everyone may write {path}"
-    return ""
+        return Stranger(path, f"everyone may write {path}", is_open=True)
+    return None
 
 
 def _name_of(uid: int) -> str:

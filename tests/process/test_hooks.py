@@ -157,6 +157,58 @@ def test_the_hook_of_the_page_counts_the_outcomes(create_place):
     assert line == "task_failed: 1, task_finished: 2"
 
 
+STRANGER = 54321
+"""A uid and gid that nobody has."""
+
+RUNS = """\
+open("ran", "w").close()
+class Watch:
+    def on_event(self, event): pass
+"""
+
+
+def test_a_hook_whose_module_everyone_may_write_is_refused(create_place):
+    place = create_place(["true"])
+    module = place.directory / "my_hooks.py"
+    module.write_text(RUNS)
+    module.chmod(0o666)
+    (place.directory / "hooks.ini").write_text("[watch]\nHook = my_hooks.Watch\n")
+    farm = place.start("--config", "hooks.ini", "--hook", "watch")
+    assert_ends(farm, 2)
+    why = f"the module my_hooks is not used: everyone may write {module}"
+    assert f"--hook watch: {why}" in farm.text()
+    assert f"as you: chmod go-w {module}" in farm.text()
+    assert not (place.directory / "ran").exists()
+    assert not place.workdir.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can play another user")
+@pytest.mark.parametrize("has_path", [True, False])
+def test_a_hook_of_the_site_that_a_stranger_could_have_written_is_left_out(
+    create_place, has_path
+):
+    """Without ``path``, the module is in the current directory, which is no place."""
+    place = create_place(["true"])
+    place.directory.chmod(0o755 if has_path else 0o1777)
+    module = place.directory / "strange_hooks.py"
+    module.write_text(RUNS)
+    module.chmod(0o666)
+    os.chown(module, STRANGER, STRANGER)
+    site = place.directory / "site.ini"
+    path = f"path = {place.directory}\n" if has_path else ""
+    site.write_text(f"[hooks]\n{path}[watch]\nHook = strange_hooks.Watch\n")
+    site.chmod(0o644)
+    farm = place.start(env={"MPIFARM_SITE_CONFIG": str(site)})
+    assert_ends(farm, 0)
+    place.assert_all_finished()
+    assert (
+        "WARNING: the hook watch (strange_hooks.Watch) fails and is left out"
+    ) in farm.text()
+    why = f"{module} belongs to user {STRANGER}" if has_path else "No module named"
+    assert why in farm.text()
+    assert not (place.directory / "ran").exists()
+
+
 def test_a_bad_input_ends_the_farm_before_anything_begins(create_place):
     place = create_place(["true"])
     for options, words in (

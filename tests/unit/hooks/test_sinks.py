@@ -543,7 +543,7 @@ def test_values_that_an_environment_cannot_hold_are_told_as_they_can(shell, told
 
 def own_hook(monkeypatch, told, **methods):
     made: Any = type("Watch", (), methods)
-    monkeypatch.setattr("mpifarm.hooks.own.import_class", lambda name: made)
+    monkeypatch.setattr("mpifarm.hooks.own.import_class", lambda name, **_: made)
     definition = HookDefinition(HookKind.CLASS, {}, "watch", "a.Watch")
     return OwnHook(definition, told.append)
 
