@@ -25,6 +25,7 @@ from mpifarm.hooks.definitions import HookDefinition, HookKind
 from mpifarm.hooks.site import find_site_hooks
 from mpifarm.model.settings import Default
 from mpifarm.model.wording import counted
+from mpifarm.plugins.registry import find_idle_sections, find_search_path
 from mpifarm.plugins.site_files import find_site_places
 from mpifarm.system.console import Console
 
@@ -60,7 +61,8 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     counting = {each.option: each for each in join_places(places)}
     left_out = [each.option for each in counting.values() if not each.words]
     hooks, faults = find_site_hooks(find_site_places(environ), environ, left_out)
-    warnings = [*warn_of_places(places), *faults]
+    idle = find_idle_sections(find_search_path(environ, None), "default", "default")
+    warnings = [*warn_of_places(places), *faults, *idle]
     if chosen.json:
         found = encode_config(places, counting, hooks, warnings)
         write_all([json.dumps(found, indent=1).encode("ascii") + b"\n"])

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mpifarm.errors import InputError, StorageError
 from mpifarm.immutable import immutable
 from mpifarm.model.settings import HandlerDefinition, RunnerDefinition
+from mpifarm.plugins.site_files import find_site_places
 from mpifarm.system.patience import is_of_the_disk
+from mpifarm.system.processes import find_directory
 from mpifarm.system.regular_files import open_regular
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class SearchPath:
     directory: str = "."
     config: str | None = None
     """The file of ``--config``; None without that option."""
+    site_places: tuple[str, ...] = ()
+    """The site's files and directories, which define neither runner nor handler."""
 
 
 def find_search_path(environ: Mapping[str, str], config: str | None) -> SearchPath:
@@ -59,7 +63,8 @@ def find_search_path(environ: Mapping[str, str], config: str | None) -> SearchPa
     config_home = environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(config_home):  # As in the XDG Base Directory Specification.
         config_home = os.path.join(home, ".config")
-    return SearchPath(home, config_home, config=config)
+    site_places = find_site_places(environ)
+    return SearchPath(home, config_home, config=config, site_places=site_places)
 
 
 def find_runner(
@@ -504,10 +509,14 @@ def find_idle_sections(
 
 
 def _is_of_options(path: str, search_path: SearchPath) -> bool:
-    """Return whether a file is the user's or the project's one of options."""
-    project = os.path.join(search_path.directory, PROJECT_FILE)
-    places = (find_user_file(search_path), project)
-    return os.path.abspath(path) in map(os.path.abspath, places)
+    """Return whether a file is one of those of which options are read."""
+    here = find_directory()  # no abspath: that directory may be gone
+    path, project = (
+        os.path.normpath(os.path.join(here, each))
+        for each in (path, os.path.join(search_path.directory, PROJECT_FILE))
+    )
+    read = {find_user_file(search_path), project, *search_path.site_places}
+    return not read.isdisjoint((path, os.path.dirname(path)))
 
 
 def find_user_file(search_path: SearchPath) -> str:
@@ -517,7 +526,8 @@ def find_user_file(search_path: SearchPath) -> str:
 
 def _warn_of_options(path: str, search_path: SearchPath) -> Iterator[str]:
     """Yield a warning for options in a file of which they are not read."""
-    if path != search_path.config:
+    # With --chdir, that may be the project's file, of the directory before.
+    if path != search_path.config or os.path.basename(path) != PROJECT_FILE:
         yield (
             f"WARNING: section [{OPTIONS_SECTION}] of {path} has no effect there: move"
             f" it to {find_user_file(search_path)}"

@@ -153,6 +153,17 @@ def test_what_a_farm_warns_of_stands_below_and_in_json(call, tmp_path):
     assert found["warnings"] == [first, second]
 
 
+def test_options_in_another_file_of_ones_own_are_told(call, tmp_path):
+    own = tmp_path / ".config" / "mpifarm" / "mpifarm.ini"
+    own.parent.mkdir(parents=True)
+    own.write_text("[options]\nproc = 4\n")
+    *_, told = call().splitlines()
+    assert told == (
+        f"WARNING: section [options] of {own} has no effect there: move it to"
+        f" {own.parent}/config.ini"
+    )
+
+
 def test_json_has_values_as_they_would_be_typed(call, tmp_path):
     found = json.loads(call("--json", MPIFARM_GRACE="30"))
     options = found["options"]

@@ -1,6 +1,7 @@
 """INI files, read as by PyTaskFarmer; messages name the place of a mistake."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ from mpifarm.plugins.registry import (
     find_runner,
     find_search_path,
 )
+from mpifarm.plugins.site_files import find_site_places
 
 
 @pytest.fixture
@@ -216,9 +218,11 @@ def test_a_section_of_the_config_file_without_the_key_is_skipped(places, write):
 
 def test_the_places_are_those_of_the_environment():
     environ = {"HOME": "/h"}
-    assert find_search_path(environ, "c") == SearchPath("/h", "/h/.config", ".", "c")
+    site = find_site_places(environ)
+    found = find_search_path(environ, "c")
+    assert found == SearchPath("/h", "/h/.config", ".", "c", site)
     environ["XDG_CONFIG_HOME"] = "/x"
-    assert find_search_path(environ, None) == SearchPath("/h", "/x", ".", None)
+    assert find_search_path(environ, None) == SearchPath("/h", "/x", ".", None, site)
     environ["XDG_CONFIG_HOME"] = "relative"
     assert find_search_path(environ, None).config_home == "/h/.config"
 
@@ -497,6 +501,37 @@ def test_options_have_no_effect_but_in_the_file_that_is_for_them(places, write):
     )
     os.rename(own, place)
     assert list(find_idle_sections(places, "default", "default")) == []
+
+
+def test_options_in_the_file_of_config_are_told_unless_they_are_read(
+    places, write, tmp_path
+):
+    text = "[options]\nproc = 3\n[reco]\nRunner = a.B\n"
+
+    def warnings(path, *site_places):
+        of_config = replace(with_config(places, path), site_places=site_places)
+        return [*find_idle_sections(of_config, "reco", "default")]
+
+    config = write(CONFIG, text)
+    (told,) = warnings(config)
+    assert told.startswith(f"WARNING: section [options] of {config} has no effect")
+    assert warnings(config, config) == []
+    assert warnings(config, os.path.dirname(config)) == []
+    assert warnings(write(PROJECT, text)) == []
+    assert warnings(write("elsewhere/mpifarm.ini", text)) == []
+
+
+def test_files_are_searched_also_where_the_directory_is_gone(
+    places, tmp_path, monkeypatch, write
+):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    places = replace(places, directory=".")
+    own = write(OWN, "[options]\nproc = 3\n")
+    (told,) = find_idle_sections(places, "default", "default")
+    assert f"section [options] of {own} has no effect there" in told
 
 
 def test_sections_of_a_file_of_options_are_told_by_who_reads_these(places, write):
