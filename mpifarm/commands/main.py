@@ -1,8 +1,9 @@
 """The command line: arguments in, lines and an exit status out.
 
-Rules of this file: `main` notes signals before it imports anything more.  The process
-ends by `sys.exit`, because MPICH tells its launcher of the end in a function that runs
-at exit: the launcher kills all ranks if one rank ends without that.
+Rules of this file: `main` opens what is closed of the descriptors 0, 1 and 2 before any
+other descriptor, and notes signals before it imports anything more.  The process ends
+by `sys.exit`, because MPICH tells its launcher of the end in a function that runs at
+exit: the launcher kills all ranks if one rank ends without that.
 """
 
 import gc
@@ -46,6 +47,9 @@ _PRINT_ONCE = (
 """Subcommands that end soon: a search for garbage takes a tenth of their time."""
 
 
+_STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+"""Python's own streams on the descriptors 0, 1 and 2, with the modes to open them."""
+
 _OF_SQLITE = ("sqlite3", "_sqlite3")
 """Modules that a Python may lack that was built without SQLite's header files."""
 
@@ -60,6 +64,7 @@ def main() -> None:
 
     The statuses are in docs/exit-status.md.  Signals during the exit are ignored.
     """
+    _open_closed_streams()
     signals = SignalInbox()
     signals.install()
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
@@ -67,6 +72,23 @@ def main() -> None:
     # A signal during Python's exit would end this rank with another status.
     signals.ignore()
     sys.exit(status)
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null as each of the descriptors 0, 1 and 2 that is closed.
+
+    Else the next file or pipe gets that number: it is read as standard input, or has
+    what is printed written into it.
+    """
+    for number, (name, mode) in enumerate(_STREAMS):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It gets the lowest free number, which is this one: those below are open.
+            null = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(null, True)  # as each of the three is
+            # Python has None there, which nothing can be read from or written to.
+            setattr(sys, name, open(null, mode, closefd=False))  # noqa: SIM115 - for good
 
 
 def run(argv: list[str], signals: SignalInbox) -> int:

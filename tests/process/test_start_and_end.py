@@ -1,9 +1,12 @@
 """The start and the end of a farm: wide pools, and what the user left in buffers."""
 
 import os
+import shlex
+from pathlib import Path
 
 import pytest
 
+from tests.farm_driver import MPIFARM
 from tests.support import wait_until
 
 HANDLER = """
@@ -16,6 +19,8 @@ class Handler(ListTaskList):
         super().__init__(*args, **options)
         notes.write("left in the buffer")
 """
+
+NULL = Path(os.devnull)
 
 INI = "[mine]\nTaskList = handler.Handler\n"
 
@@ -57,3 +62,53 @@ def test_a_file_named_as_a_module_of_python_lies_where_the_farm_starts(
     )
     child = place.start()
     assert child.wait() == 0, child.text()
+
+
+def without(closed, *words):
+    """A command line of mpifarm that begins with some descriptors closed."""
+    return ["bash", "-c", f"exec {shlex.join([*MPIFARM, *words])} {closed}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["-"], 0, "standard input has ended, and had no line"),
+        (["x", "::::", "-"], 0, "there are no tasks"),
+        (["submit", "--print", "-t", "1h", "-"], 2, "standard input has no line"),
+        (["import", "-", "new.db"], 2, "can't read the tasklist /dev/stdin"),
+    ],
+)
+def test_a_standard_input_that_is_closed_is_an_empty_one(
+    create_place, words, status, said
+):
+    place = create_place(["true"])
+    child = place.start_command(without("<&-", *words))
+    assert child.wait() == status, child.text()
+    assert said in child.text()
+    assert [*place.directory.iterdir()] == [place.tasklist]
+
+
+@pytest.mark.parametrize(
+    ("closed", "numbers"),
+    [("<&-", [0]), (">&-", [1]), ("2>&-", [2]), ("<&- >&- 2>&-", [0, 1, 2])],
+)
+def test_nothing_of_a_farm_gets_the_number_of_a_stream_that_is_closed(
+    create_place, closed, numbers
+):
+    place = create_place([": > begun; : < go"])
+    os.mkfifo(place.directory / "go")
+    child = place.start_command(without(closed, "tasks.txt"))
+    wait_until((place.directory / "begun").exists)
+    open_ones = Path(f"/proc/{child.pid}/fd")
+    assert {(open_ones / str(each)).readlink() for each in numbers} == {NULL}
+    (place.directory / "go").write_text("")
+    assert child.wait() == 0, child.text()
+
+
+def test_nothing_is_added_from_a_standard_input_that_is_closed(create_place):
+    place = create_place(["true"])
+    assert place.run() == 0
+    child = place.start_command(without("<&-", "add", "tasks.txt"))
+    assert child.wait() == 2
+    assert "no command is given: there is nothing to add" in child.text()
+    assert place.tasklist.read_text() == "true\n"
