@@ -167,11 +167,16 @@ def _format(
         if view.is_edited:  # then a retry is refused
             continue
         yield f"  {printable(_retry_command(view.target, number, group))}"
-        if group.is_of_the_line and not group.blamed and _has_lines(view):
+        if _may_be_of_the_line(view, group):
             yield f"  {printable(_explain_line(view, group))}"
     if view.is_edited:
         yield ""
         yield printable(_explain_edit(view))
+
+
+def _may_be_of_the_line(view: View, group: Group) -> bool:
+    """Return whether the commands of a group may be wrong as they stand in the list."""
+    return group.is_of_the_line and not group.blamed and _has_lines(view)
 
 
 def _has_lines(view: View) -> bool:
@@ -293,11 +298,16 @@ def _in_bytes(number: float) -> str:
 
 def _encode(view: View, groups: list[Group], memory: Mapping[int, MemoryUse]) -> str:
     found = encode_groups(groups)
+    edited = view.is_edited
+    found["remap"] = find_remap_command(view.target) if edited else None
     for number, (entry, group) in enumerate(
         zip(found["groups"], groups, strict=True), 1
     ):
         entry["example"]["command"] = view.text(group.example.taskid)
-        entry["retry"] = _retry_command(view.target, number, group)
+        retry = _retry_command(view.target, number, group)
+        entry["retry"] = None if edited else retry  # which is refused then
+        of_line = not edited and _may_be_of_the_line(view, group)
+        entry["remap"] = find_remap_command(view.target) if of_line else None
         entry["blamed"] = [*group.blamed]
         use = memory.get(number)
         entry["memory"] = use and use._asdict()

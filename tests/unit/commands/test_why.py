@@ -24,6 +24,7 @@ from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.target import Target
 from mpifarm.system.console import Console
 from tests.farm_states import write_claim
+from tests.support import ROOT
 from tests.unit.causes.failure_corpus import FIRST, make_corpus
 from tests.unit.store_fakes import Site
 from tests.workdir_files import Attempt, format_attempts
@@ -126,10 +127,21 @@ def test_json_has_the_same(site, run):
             "command": "./run 1",
         },
         "retry": "mpifarm retry tasks.txt_workdir --ids 1-4",
+        "remap": None,
         "blamed": [],
         "memory": None,
     }
     assert (second["tasks"], third["tasks"]) == ("6", "8")
+    assert json.loads(run(why, "tasks.txt", "--json")[0])["remap"] is None
+
+
+def test_each_key_of_the_json_is_on_its_page(site, run):
+    found = json.loads(run(why, "tasks.txt", "--json")[0])
+    page = (ROOT / "docs" / "looking-in.md").read_text()
+    table = page[page.index('prints one object, `{"groups": [...], ') :]
+    rows = re.findall(r"^\| `(\w+)` \|", table.partition("\n## ")[0], re.MULTILINE)
+    assert {*rows} == {*found["groups"][0]}
+    assert {*found} == {"groups", "remap"}
 
 
 def test_the_command_is_that_of_the_workdir_where_the_list_is_gone(site, run):
@@ -172,7 +184,8 @@ def test_what_was_not_run_is_counted_apart(tmp_path, monkeypatch, run):
 def test_without_any_failure_it_says_so(site, run):
     site.write("failed", [])
     assert run(why, "tasks.txt") == ("no task has failed\n", "")
-    assert json.loads(run(why, "tasks.txt", "--json")[0]) == {"groups": []}
+    found = json.loads(run(why, "tasks.txt", "--json")[0])
+    assert found == {"groups": [], "remap": None}
     assert run(retry, "tasks.txt", "--why", "1")[0] == "mpifarm: no task has failed\n"
 
 
@@ -427,6 +440,11 @@ def test_warnings_about_the_list_are_errors_beside_the_groups(site, run):
     assert "mpifarm retry" not in out  # it would be refused
     last = out.splitlines()[-1]
     assert last.startswith("mpifarm --remap tasks.txt takes up the list as it is now")
+    found = json.loads(run(why, "tasks.txt", "--json")[0])
+    assert found["remap"] == "mpifarm --remap tasks.txt"
+    assert {(each["retry"], each["remap"]) for each in found["groups"]} == {
+        (None, None)
+    }
     write_claim(WorkdirPaths(str(site.root)), "c1a10000", [])
     last = run(why, "tasks.txt")[0].splitlines()[-1]
     assert last.startswith("once the farm at work has ended, mpifarm --remap tasks.txt")
@@ -441,6 +459,8 @@ def test_failed_tasks_whose_lines_were_edited_are_told(site, run):
         " any more: mpifarm --remap tasks.txt runs each line that is new or was"
         " changed; what was only moved can be retried then\n"
     )
+    found = json.loads(run(why, "tasks.txt", "--json")[0])
+    assert found == {"groups": [], "remap": "mpifarm --remap tasks.txt"}
     lines[1:4] = site.tasks[1:4]
     tasklist.write_text("".join(f"{text}\n" for text in lines))
     out = run(why, "tasks.txt")[0]
@@ -477,6 +497,7 @@ def test_where_a_line_itself_may_be_wrong_it_is_to_be_corrected(
         "  or, if the line is wrong, correct it in tasks.txt and run: mpifarm --remap"
         " tasks.txt"
     )
+    assert groups_of(run)[0]["remap"] == "mpifarm --remap tasks.txt"
     write_claim(WorkdirPaths(str(site.root)), "c1a10000", [])
     assert run(why, "tasks.txt")[0].splitlines()[-1] == (
         "  or, if the line is wrong, once the farm at work has ended, correct it in"
@@ -491,6 +512,7 @@ def test_where_a_line_itself_may_be_wrong_it_is_to_be_corrected(
     )
     (tmp_path / "tasks.txt").rename(site.root / "stdin.txt")
     assert run(why, "tasks.txt_workdir")[0].splitlines()[-1] == retry
+    assert groups_of(run, "tasks.txt_workdir")[0]["remap"] is None
 
 
 def test_a_line_is_not_blamed_for_a_script_that_the_shell_does_not_understand(
