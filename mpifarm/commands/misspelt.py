@@ -177,7 +177,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     " --append": _AGAIN,
     "--restart --rerun": f"{_AGAIN}; {_AFRESH}",
     "--fresh --force --overwrite --reset": _AFRESH,
-    "--retry-failed --rerun-failed": (
+    "--retry-failed --rerun-failed --only-failed --failed-only": (
         "mpifarm retry LIST puts failed tasks back, and the same command runs them"
     ),
     "--joblog --job-log --logfile --log-file --report --statusfile": (
@@ -227,7 +227,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         "--dry-run shows what would run, mpifarm check LIST what is finished and left,"
         " and --canary 4 runs four tasks before any other"
     ),
-    "--prolog --prologue --pre --init --env --module --source --preamble": (
+    "--prolog --prologue --pre --init --env --env-file --module --source --preamble": (
         "--setup 'source env.sh' runs before each command, in its shell; what the job"
         " script has set before mpifarm, commands have as well"
     ),
@@ -252,6 +252,7 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         " has as [limit=NAME] COMMAND"
     ),
     "-q --silent": "--quiet prints warnings and errors alone",
+    "--shell --use-shell": "a line runs as /bin/bash -c would run it: leave it out",
     "--quote": "quote the command as for a shell: mpifarm 'echo \"a  b\" {}' ::: 1 2",
     "--debug -x": "-v prints a line for each task",
     "--will-cite --no-notice --citation --bibtex": "none is needed: leave it out",
@@ -290,7 +291,8 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     " --ntasks -N --nodes --ntasks-per-node --tasks-per-node --cpus-per-task -c"
     " --bind-to --map-by --cpu-bind --overlap --oversubscribe --exclusive --partition"
     " -p --account -A --qos --walltime --mem --mem-per-cpu --nodelist --exclude"
-    " --job-name -J --array --constraint --gres --cpus --resource --cpuspertask"
+    " --job-name -J --array --begin --dependency --constraint --gres --cpus --resource"
+    " --cpuspertask"
     " --taskspernode": _LAUNCHER,
 })  # fmt: skip
 """Options of other tools, with a sentence about the same in mpifarm."""
@@ -358,7 +360,7 @@ def explain_near_command(word: str) -> str:
     """
     from mpifarm.tasklists import name_near
 
-    near = find_near_word(word, _FIRST_WORDS)
+    near = find_near_word(word.lower(), _FIRST_WORDS)
     if not near or name_near(word):
         return ""
     return f"no file {word} is here: did you mean mpifarm {near}?"
@@ -439,7 +441,7 @@ def _explain_command_behind(
         return f"a subcommand stands first: {line}"
     if why := explain_command(word):
         return why
-    near = find_near_word(word, [*SUBCOMMANDS])
+    near = find_near_word(word.lower(), [*SUBCOMMANDS])
     if near and not [*find_near(f"--{word}", options, NEAR_WITHOUT_DASHES)]:
         return f"{_shown(word)!r}: did you mean {_put_first(near, tasklist, [])}?"
     return ""
@@ -753,7 +755,7 @@ def _explain_first(first: str, second: str) -> str:
         return f"a subcommand stands first: mpifarm {first} ..."
     if why := explain_command(first):
         return why
-    if near := get_close_matches(first, _FIRST_WORDS, 1, NEAR):
+    if near := get_close_matches(first.lower(), _FIRST_WORDS, 1, NEAR):
         return f"{first!r}: did you mean mpifarm {near[0]}?"
     looks_so = first.replace("-", "").isalnum()
     if not looks_so or not os.path.exists(second):

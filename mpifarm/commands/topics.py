@@ -146,7 +146,9 @@ PAGES: Final[Mapping[str, str]] = {
     "hooks": "events hook metrics on-end on-failure prometheus",
     "lists-from-other-tools": "dialect dialects disbatch greasy launcher",
     "python": "notebook notebooks",
-    "runners": "apptainer container containers podman runner shifter singularity",
+    "runners": (
+        "apptainer container containers docker podman runner shifter singularity"
+    ),
     "time-left": "deadline",
 }
 """Words for pages of which there are no few lines."""
@@ -155,7 +157,7 @@ _PAGE_BY_WORD: Final = {
     word: page for page, words in PAGES.items() for word in words.split()
 }
 
-_LISTS: Final = ("topics", "topic", "help")
+_LISTS: Final = ("topics", "topic", "help", "--help")
 """Words that ask for the topics themselves."""
 
 

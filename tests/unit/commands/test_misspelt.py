@@ -123,6 +123,9 @@ def test_an_answer_names_options_and_subcommands_that_there_are():
         ("--licence", "--limit NAME=N runs at most N tasks of the kind NAME"),
         ("--on-exit", "--on-end COMMAND runs it by the shell"),
         ("--on-error", "--on-failure COMMAND runs it by the shell"),
+        ("--env-file", "--setup 'source env.sh' runs before each command"),
+        ("--only-failed", "mpifarm retry LIST puts failed tasks back"),
+        ("--begin", "before python -m mpifarm"),
     ],
 )
 def test_an_option_of_a_peer_is_answered_in_place_of_the_nearest_spelling(word, said):
@@ -213,6 +216,8 @@ def test_an_option_is_near_by_its_end(name, near):
         ("t config", "'config' is one word too many, because a farm has one tasklist,"),
         ("t squeue", "mpifarm has no squeue, and no file of that name is here: "),
         ("t kill 3", "mpifarm has no kill, and no file of that name is here: to stop "),
+        ("STATUS t", "'STATUS': did you mean mpifarm status?"),
+        ("t STATUS", "'STATUS': did you mean mpifarm status t?"),
         ("t staus", "'staus': did you mean mpifarm status t?"),
         ("t limit gpu=1", "'limit' is one word too many, because a farm has one taskl"),
         ("t retrie 3", "'retrie' is one word too many, because a farm has one taskli"),
@@ -243,6 +248,7 @@ def test_a_file_behind_the_list_is_no_subcommand(tmp_path):
         ("doctr", "no file doctr is here: did you mean mpifarm doctor?"),
         ("confg", "no file confg is here: did you mean mpifarm config?"),
         ("hlep", "no file hlep is here: did you mean mpifarm help?"),
+        ("STATUS", "no file STATUS is here: did you mean mpifarm status?"),
         ("chek", ""),  # for chekk is nearer
         ("wombat", ""),
         ("dir/doctr", ""),

@@ -77,7 +77,7 @@ def test_a_page_is_a_topic_by_its_name():
         *(("disbatch", "lists-from-other-tools"), ("greasy", "lists-from-other-tools")),
         *(("SQLite", "databases"), ("events", "hooks"), ("follow", "adding-tasks")),
         *(
-            ("containers", "runners"),
+            ("docker", "runners"),
             ("lustre", "file-systems"),
             ("remap", "edited-lists"),
         ),
@@ -95,7 +95,7 @@ def test_no_word_means_two_topics():
     assert not set(" ".join(PAGES.values()).split()) & ({*SUBCOMMANDS} | pages)
 
 
-@pytest.mark.parametrize("word", ["topics", "Topic", "help"])
+@pytest.mark.parametrize("word", ["topics", "Topic", "help", "--help"])
 def test_all_topics_are_listed(word):
     listed = find_topic(word)
     known = {*SUBCOMMANDS, *TOPIC_NAMES, *page_names()}
