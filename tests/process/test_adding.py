@@ -118,10 +118,8 @@ def test_many_lines_at_once_leave_the_farm_at_work(create_place):
     place, farm = begin(create_place, "a")
     with place.tasklist.open("a") as stream:
         stream.writelines(f"true {number}\n" for number in range(100_000))
-    begun = time.monotonic()
-    wait_until(lambda: len(place.content("finished")) > 1000)
-    said = farm.text()
-    assert "100000 tasks were added" in said or time.monotonic() - begun < 20
+    wait_until(lambda: len(place.content("finished")) > 1000, 60)
+    wait_until(lambda: "100000 tasks were added" in farm.text(), 60)
     farm.send_signal(signal.SIGUSR1)
     assert farm.wait() == 75
     left = len(place.content("added").splitlines())
@@ -333,7 +331,7 @@ def test_without_follow_standard_input_is_read_to_its_end_first(create_place):
 def test_a_stalled_producer_delays_no_stop(create_place):
     place = create(create_place)
     producer = Producer(place, "--follow")
-    producer.write(mark("a", 60) + "\n")
+    producer.write(mark("a", 1000) + "\n")
     place.await_notes("starts", 1)
     producer.farm.send_signal(signal.SIGUSR1)
     assert producer.farm.wait() == 75

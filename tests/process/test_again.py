@@ -75,7 +75,10 @@ def test_a_list_does_not_begin_again_under_a_plain_farmer(create_place, plain_fa
 @pytest.mark.parametrize("in_script", [False, True])
 def test_a_supervised_farm_begins_again_once(create_place, in_script):
     place = create_place(waiting_tasks(6))
-    place.finish("--timeout", "0.5", status=75)
+    first = place.start("--proc", "1")
+    wait_until(lambda: starts(place)[3] and place.finished() == [0, 1, 2])
+    first.send_signal(signal.SIGUSR1)
+    assert first.wait() == 75
     farm = [*MPIFARM, "--mpi", "off", "--proc", "1", "--again", str(place.tasklist)]
     if in_script:
         farm = ["bash", "-c", f"{shlex.join(farm)}; exit $?"]

@@ -12,7 +12,16 @@ import pytest
 from tests.farm_driver import MPIFARM
 from tests.support import snapshot, wait_until
 
-SLOW = ["sleep 0.2"] * 40
+SLOW = 40
+
+
+def create_slow(create_place):
+    """A list of which all tasks but the first wait until the test lets them go on."""
+    place = create_place()
+    waits = '[ "$1" -lt 8 ] || until [ -e go ]; do sleep 0.02; done'
+    script = place.script("slow", waits, "exec sleep 0.1")
+    place.write_list(f"{script} {number}" for number in range(SLOW))
+    return place
 
 
 def test_a_farm_that_has_ended_leaves_a_workdir_that_is_well(create_place, mpifarm):
@@ -46,7 +55,7 @@ def test_a_farm_at_work_is_well_at_any_moment_and_a_repair_leaves_it_alone(
 
 
 def test_what_a_killed_farm_held_goes_back(create_place, mpifarm):
-    place = create_place(SLOW)
+    place = create_slow(create_place)
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) > 3)
     place.kill(farm)
@@ -58,7 +67,7 @@ def test_what_a_killed_farm_held_goes_back(create_place, mpifarm):
     assert status == 0, text
     assert place.claims() == []
     known = place.ids("toprocess") + place.ids("finished")
-    assert sorted(known) == list(range(len(SLOW)))
+    assert sorted(known) == list(range(SLOW))
     place.assert_sound()
 
 
@@ -66,7 +75,7 @@ def test_what_a_killed_farm_held_goes_back(create_place, mpifarm):
 def test_what_a_killed_plain_farmer_lost_goes_back_if_the_user_vouches_for_it(
     create_place, plain_farmer, mpifarm
 ):
-    place = create_place(SLOW)
+    place = create_slow(create_place)
     plain = place.start_plain(plain_farmer, "--proc", "4")
     wait_until(lambda: len(place.ids("finished")) > 3)
     status, text = mpifarm(place, "check", "tasks.txt")
@@ -79,11 +88,11 @@ def test_what_a_killed_plain_farmer_lost_goes_back_if_the_user_vouches_for_it(
     assert "put back what was in no file" in text
     assert status == 0, text
     known = place.ids("toprocess") + place.ids("finished")
-    assert sorted(known) == list(range(len(SLOW)))
-    place.tasklist.write_text("sleep 0.2\n" * len(SLOW))
+    assert sorted(known) == list(range(SLOW))
+    place.allow()
     again = place.start_plain(plain_farmer, "--proc", "20")
     assert again.wait() == 0
-    assert place.finished() == list(range(len(SLOW)))
+    assert place.finished() == list(range(SLOW))
     assert place.ids("finished")[: len(finished)] == finished
     assert mpifarm(place, "check", "tasks.txt")[0] == 0
 

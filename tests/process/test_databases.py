@@ -4,7 +4,6 @@ import shutil
 import signal
 import sqlite3
 import sysconfig
-import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -123,14 +122,12 @@ def test_two_farms_share_a_database(create_database):
     assert len(at.farmers()) == 2
 
 
-def test_what_a_user_inserts_runs_within_seconds(create_database):
+def test_what_a_user_inserts_runs_while_the_farm_works(create_database):
     at = create_database("until [ -e go ]; do sleep 0.02; done")
     farm = at.place.start("-n", "2")
     at.place.await_notes("starts", 1)
-    begun = time.monotonic()
     at.insert()
     at.place.await_notes("starts", 2)
-    assert time.monotonic() - begun < 4  # two seconds, and a busy machine
     at.place.allow()
     assert farm.wait() == 0
     assert "1 task was added to" in farm.text()
@@ -150,17 +147,20 @@ def test_what_is_inserted_in_an_order_waits(create_database):
 
 
 def test_a_farm_waits_until_another_program_has_written(create_database):
-    at = create_database(*["sleep 0.2"] * 6)
+    waits = "until [ -e {} ]; do sleep 0.02; done"
+    at = create_database(*[waits.format("go")] * 2, *[waits.format("later")] * 4)
     farm = at.place.start("-n", "2", "--grace", "0.1")
     at.place.await_notes("starts", 1)
     with closing(sqlite3.connect(at.path, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
+        at.place.allow()
         wait_until(lambda: "let that program commit or end; this" in farm.text())
         connection.execute("ROLLBACK")
         wait_until(lambda: "the database can be written again" in farm.text())
         connection.execute("BEGIN EXCLUSIVE")
         farm.send_signal(signal.SIGUSR1)
         assert farm.wait() == 75
+    (at.place.directory / "later").touch()
     at.place.finish()
     assert at.states() == {"finished": 6}
 
@@ -230,10 +230,13 @@ def start_plain(at: DatabasePlace, plain_farmer: list[str], *options: str):
 
 @pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_a_plain_farmer_and_a_farm_do_each_task_once(create_database, plain_farmer):
-    at = create_database(*["sleep 0.02"] * 120)
+    at = create_database(*["sleep 0.02"] * 40, *["./waits"] * 80)
+    at.place.script("waits", "until [ -e go ]; do sleep 0.02; done")
     plain = start_plain(at, plain_farmer, "--proc", "2")
     at.place.await_notes("starts", 4)
     farm = at.place.start("-n", "2")
+    wait_until(lambda: len(at.farmers()) == 2)
+    at.place.allow()
     assert farm.wait() in (0, 3), farm.text()
     assert plain.wait() == 0, plain.text()
     assert at.states() == {"finished": 120}
@@ -248,7 +251,7 @@ def test_a_plain_farmer_and_a_farm_do_each_task_once(create_database, plain_farm
 def test_what_a_killed_plain_farmer_had_stays_running_and_is_told(
     create_database, plain_farmer
 ):
-    at = create_database("sleep 60", *["true"] * 5)
+    at = create_database("sleep 1000", *["true"] * 5)
     plain = start_plain(at, plain_farmer, "--proc", "1")
     at.place.await_notes("starts", 1)
     at.place.kill(plain, "plain")

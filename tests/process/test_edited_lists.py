@@ -13,10 +13,15 @@ import pytest
 from tests.support import wait_until
 
 
-def create_list(create_place, count, seconds=0.0):
-    """Each command notes its id; it takes `seconds`."""
+def create_list(create_place, count, seconds=0.0, free=1000):
+    """Each command notes its id; it takes `seconds`.
+
+    But for the `free` first ones, they wait until the test lets them go on.
+    """
     place = create_place()
-    place.script("mark", 'echo "$1" >> starts', f"exec sleep {seconds}")
+    waits = "until [ -e go ]; do sleep 0.02; done"
+    waits = f'if [ "$1" -ge {free} ] 2> /dev/null; then {waits}; fi'
+    place.script("mark", 'echo "$1" >> starts', waits, f"exec sleep {seconds}")
     write_list(place, range(count))
     return place
 
@@ -99,7 +104,7 @@ def test_a_farm_that_is_killed_while_it_does_them_loses_none(create_place):
 
 
 def test_what_a_stop_gives_back_of_them_is_not_in_toprocess(create_place):
-    place = create_list(create_place, 2, seconds=0.05)
+    place = create_list(create_place, 2, seconds=0.05, free=12)
     assert place.run() == 0
     write_list(place, range(40))
     farm = place.start("--proc", "2")
@@ -108,6 +113,7 @@ def test_what_a_stop_gives_back_of_them_is_not_in_toprocess(create_place):
     assert farm.wait() == 75
     assert place.ids("toprocess") == []
     assert len(place.ids("added")) >= 20
+    place.allow()
     assert place.run() == 0
     assert place.finished() == list(range(40))
     place.assert_sound()
@@ -130,7 +136,7 @@ def test_two_farms_share_the_lines_that_are_added_while_they_run(create_place):
 
 @pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_a_plain_farmer_of_the_shorter_list_works_on_beside(create_place, plain_farmer):
-    place = create_list(create_place, 100, seconds=0.05)
+    place = create_list(create_place, 100, seconds=0.05, free=30)
     # mpifarm has seen the list before it grows
     early = place.start("--proc", "2", name="early")
     place.await_notes("starts", 5)
@@ -142,6 +148,7 @@ def test_a_plain_farmer_of_the_shorter_list_works_on_beside(create_place, plain_
     write_list(place, range(130))
     farm = place.start("--proc", "2")
     wait_until(lambda: len(place.content("added")) > 0)
+    place.allow()
     assert plain.wait() == 0
     assert farm.wait() in (0, 3)
     assert "Error" not in plain.text()
@@ -158,11 +165,12 @@ def test_a_plain_farmer_of_the_shorter_list_works_on_beside(create_place, plain_
 def test_a_plain_farmer_of_the_longer_list_leaves_the_added_ones_to_mpifarm(
     create_place, plain_farmer
 ):
-    place = create_list(create_place, 10, seconds=0.02)
+    place = create_list(create_place, 10, seconds=0.02, free=4)
     farm = place.start("--proc", "1")
     place.await_notes("starts", 2)
     farm.send_signal(signal.SIGUSR1)
     assert farm.wait() == 75
+    place.allow()
     write_list(place, range(14))
     drain = place.workdir / "drain"
     drain.touch()
@@ -221,7 +229,7 @@ def test_remap_of_a_list_that_was_not_edited_changes_nothing(create_place):
 
 
 def test_remap_is_refused_while_a_farm_works(create_place, mpifarm):
-    place = create_list(create_place, 4, seconds=60)
+    place = create_list(create_place, 4, seconds=1000)
     farm = place.start("--proc", "4")
     place.await_notes("starts", 4)
     write_list(place, ["front", *range(4)])

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.process.batch_fakes import end_by_bjobs, end_by_qstat, end_by_squeue
-from tests.support import survivors, wait_until
+from tests.support import survivors, try_rounds, wait_until
 
 ENDS = "sleep 0.3"
 FOR_EVER = "echo $PROC_NUMBER >> begun; exec sleep 1000"
@@ -52,11 +52,21 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_farm_asks_its_batch_system_once_and_ends_before_the_job_does(place, name):
+def test_a_farm_asks_its_batch_system_once_and_ends_before_the_job_does(
+    create_place, name
+):
     job, command, script = CASES[name]
-    env = {**job, **fake(place, command, script(3))}
-    farm = place.start(*OPTIONS, env=env)
-    assert farm.wait() == 75
+
+    def run(number):
+        place = create_place(["true", *[FOR_EVER] * 4], name=f"here {number}")
+        seconds = min(3 * 2**number, 50)
+        env = {**job, **fake(place, command, script(seconds))}
+        farm = place.start(*OPTIONS, env=env)
+        assert farm.wait() == 75
+        is_over = "the end of the job (--deadline) has come" in farm.text()
+        return None if is_over else (place, farm)
+
+    place, farm = try_rounds(run)
     assert place.ids("failed") == []
     place.assert_sound()
     assert len(place.notes("asked")) == 1

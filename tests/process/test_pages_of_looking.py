@@ -311,7 +311,7 @@ def test_why_tasks_have_failed(desk):
     shown = take_block("looking-in.md", "10 of 50 tasks have failed").lines
     here = [line.replace(str(place.directory), "/home/me/run") for line in printed]
     sizes = (
-        (r"\d+ MiB in \d+ tasks", "SIZE in N tasks"),
+        (r"\d+ MiB in \d+ tasks?", "SIZE in N tasks"),
         (r"[\d.]+ GiB", "SIZE"),
     )
     assert_prints(here, shown, sizes)

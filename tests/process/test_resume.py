@@ -19,6 +19,12 @@ def notes_ids(count, seconds=0.05):
     return [f"echo $PROC_NUMBER >> starts; sleep {seconds}"] * count
 
 
+def note_ids_and_wait(count, free, seconds=0.1):
+    """But for the `free` first ones, they wait until the test lets them go on."""
+    waits = f"[ $PROC_NUMBER -lt {free} ] || until [ -e go ]; do sleep 0.02; done"
+    return [f"echo $PROC_NUMBER >> starts; {waits}; sleep {seconds}"] * count
+
+
 def started(place):
     return Counter(map(int, place.notes("starts")))
 
@@ -48,10 +54,13 @@ def test_a_finished_list_runs_nothing_again(create_place):
 
 
 def test_nothing_finished_runs_again_after_stop_upon_stop(create_place):
-    place = create_place(notes_ids(70))
+    until = "until [ $PROC_NUMBER -lt $(cat limit) ]; do sleep 0.02; done"
+    place = create_place([f"echo $PROC_NUMBER >> starts; {until}; sleep 0.05"] * 70)
     status, rounds = 75, 0
     before: set[int] = set()
     while status == 75 and rounds < 30:
+        # no round does all that is left, however long the machine stalls
+        (place.directory / "limit").write_text(f"{20 * (rounds + 1)}\n")
         farm = place.start("--proc", "4")
         once = started(place)
         await_a_start(place, farm, once)
@@ -70,7 +79,7 @@ def test_nothing_finished_runs_again_after_stop_upon_stop(create_place):
 
 def test_a_second_attempt_keeps_the_log_of_the_first(create_place):
     place = create_place(
-        ["echo first words; echo $$ >> begun; [ -e go ] || sleep 60; echo done"]
+        ["echo first words; echo $$ >> begun; [ -e go ] || sleep 1000; echo done"]
     )
     farm = place.start()
     place.await_notes("begun", 1)
@@ -87,7 +96,7 @@ def test_a_second_attempt_keeps_the_log_of_the_first(create_place):
 
 
 def test_the_line_of_a_second_attempt_stands_on_its_own(create_place):
-    place = create_place(["printf half; echo >> begun; [ -e go ] || sleep 60"])
+    place = create_place(["printf half; echo >> begun; [ -e go ] || sleep 1000"])
     farm = place.start()
     place.await_notes("begun", 1)
     wait_until(lambda: place.log(0))
@@ -104,10 +113,11 @@ def test_the_line_of_a_second_attempt_stands_on_its_own(create_place):
 
 
 def test_after_kill_9_of_all_the_next_start_takes_the_claim_back(create_place):
-    place = create_place(notes_ids(120, 0.1))
+    place = create_place(note_ids_and_wait(120, free=40))
     farm = place.start("--proc", "4")
     wait_until(lambda: len(place.ids("finished")) > 8)
     place.kill(farm)
+    place.allow()
     held = set(range(120)) - set(place.ids("finished")) - set(place.ids("toprocess"))
     assert held
     assert len(place.claims()) == 1
@@ -137,7 +147,7 @@ def test_a_kill_of_the_rank_alone_is_made_right_as_well(create_place, farm_token
 
 def test_a_zombie_farm_is_dead(create_place):
     # its launcher has not waited for it yet: kill -0 says that it lives
-    place = create_place(["echo >> begun; [ -e go ] || sleep 60"])
+    place = create_place(["echo >> begun; [ -e go ] || sleep 1000"])
     farm = place.start()
     place.await_notes("begun", 1)
     os.kill(farm.pid, signal.SIGKILL)
@@ -170,11 +180,12 @@ def test_toprocess_that_lists_finished_tasks_runs_the_others(create_place):
 
 
 def test_a_finished_task_put_back_while_a_farm_works_does_not_run_again(create_place):
-    place = create_place(notes_ids(60, 0.1))
+    place = create_place(note_ids_and_wait(60, free=8))
     farm = place.start("--proc", "2")
     wait_until(lambda: len(place.ids("finished")) > 2)
     done = place.ids("finished")[0]
     put_back_as_a_plain_farmer(place, done)
+    place.allow()
     assert farm.wait() == 0
     assert started(place)[done] == 1
     assert place.content("toprocess") == b""
@@ -303,10 +314,16 @@ def test_farms_that_start_in_the_same_moment_share_a_new_workdir(create_place):
 
 
 def test_a_second_farm_joins_and_takes_its_share(create_place):
-    place = create_place([*notes_ids(80, 0.1)])
+    # a farm that is far ahead waits for the other
+    waits = "[ -e go ] || [ $(grep -c $MPIFARM_FARM farms) -lt 12 ]"
+    waits += " || until [ -e go ]; do sleep 0.02; done"
+    notes = "echo $PROC_NUMBER >> starts; echo $MPIFARM_FARM >> farms"
+    place = create_place([f"{notes}; {waits}; sleep 0.1"] * 80)
     one = place.start("--proc", "2")
     place.await_notes("starts", 2)
     two = place.start("--proc", "2", name="two")
+    wait_until(lambda: sorted(Counter(place.notes("farms")).values())[-2:-1] >= [10])
+    place.allow()
     assert {one.wait(), two.wait()} <= {0, 3}
     assert started(place) == Counter(range(80))
     farms = Counter(attempt.farm for attempt in place.attempts())

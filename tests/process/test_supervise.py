@@ -10,9 +10,10 @@ import time
 
 import pytest
 
+from mpifarm.commands.supervise import DEAF_SECONDS
 from tests.farm_driver import Part, assert_ends, send_signal
 from tests.process.test_terminal import ON_A_TERMINAL
-from tests.support import is_running, wait_until
+from tests.support import is_running, try_rounds, wait_until
 
 MAX_ONE = ("--max-restarts", "1")
 
@@ -193,9 +194,24 @@ def test_a_signal_that_comes_early_is_passed_on_when_a_launcher_can_hear_it(
     supervise, tmp_path
 ):
     deaf = "trap '' USR1; touch ready; sleep 3"
-    child = supervise(f"{deaf}; {heeds('USR1')}")
-    wait_until((tmp_path / "ready").exists)
-    child.send_signal(signal.SIGUSR1)
+    hears = heeds("USR1").replace("; hang", "; touch hears; hang")
+
+    def run(_number):
+        for name in ("starts.*", "ready", "hears", "go"):
+            for path in tmp_path.glob(name):
+                path.unlink()
+        begun = time.time()
+        child = supervise(f"{deaf}; {hears}")
+        wait_until((tmp_path / "ready").exists)
+        child.send_signal(signal.SIGUSR1)
+        wait_until((tmp_path / "hears").exists)
+        if (tmp_path / "hears").stat().st_mtime - begun < DEAF_SECONDS:
+            return child
+        (tmp_path / "go").touch()
+        child.wait()
+        return None
+
+    child = try_rounds(run)
     assert_ends(child, 75)
     assert (tmp_path / "heard").read_text() == "USR1\n"
 
@@ -203,7 +219,7 @@ def test_a_signal_that_comes_early_is_passed_on_when_a_launcher_can_hear_it(
 def test_a_launcher_that_dies_of_a_signal_to_the_supervisor_stays_dead(
     supervise, tmp_path
 ):
-    child = supervise("touch ready; exec sleep 60")
+    child = supervise("touch ready; exec sleep 1000")
     wait_until((tmp_path / "ready").exists)
     child.send_signal(signal.SIGTERM)
     assert_ends(child, 143)
@@ -211,10 +227,12 @@ def test_a_launcher_that_dies_of_a_signal_to_the_supervisor_stays_dead(
 
 
 def test_a_signal_while_it_waits_ends_it_too(supervise, tmp_path):
-    child = supervise("exit 137", "exit 137", "exit 137")
-    wait_until(lambda: "again in 10 s" in child.text())
+    patient = IN_HASTE.replace("(0.1, 0.1)", "(0.1, 1000.0)")
+    command = (sys.executable, "-c", patient, "supervise")
+    child = supervise("exit 137", "exit 137", "exit 137", command=command)
+    wait_until(lambda: "again in 1000 s" in child.text())
     child.send_signal(signal.SIGUSR1)
-    assert_ends(child, 75, deadline=5)
+    assert_ends(child, 75)
     assert count_starts(tmp_path) == 2
 
 
@@ -271,14 +289,24 @@ def test_its_help_tells_of_it(farm_processes):
 # ---- real farms ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [["--timeout", "2"], []], ids=["timeout", "drain"])
-def test_a_farm_that_ends_early_on_purpose_is_not_started_again(create_place, options):
-    place = create_place(["touch begun; sleep 0.5"] * 40)
-    child = place.start("-n", "2", *options, before=(*SUPERVISE, "--"))
-    if not options:
-        wait_until((place.directory / "begun").exists)
-        (place.workdir / "drain").touch()
-    assert_ends(child, 75)
+@pytest.mark.parametrize("how", ["timeout", "drain"])
+def test_a_farm_that_ends_early_on_purpose_is_not_started_again(create_place, how):
+    def run(number):
+        place = create_place(
+            ["touch begun; until [ -e go ]; do sleep 0.02; done"] * 40,
+            name=f"here {number}",
+        )
+        options = ["--timeout", f"{2 ** (number + 1)}"] if how == "timeout" else []
+        child = place.start("-n", "2", *options, before=(*SUPERVISE, "--"))
+        if how == "drain":
+            wait_until((place.directory / "begun").exists)
+            (place.workdir / "drain").touch()
+            wait_until(lambda: "nothing more is started" in child.text())
+            place.allow()
+        assert_ends(child, 75)
+        return child if (place.directory / "begun").exists() else None
+
+    child = try_rounds(run)
     assert child.text().count("1 rank of 2 workers") == 1
     assert "supervise:" not in child.text()
 

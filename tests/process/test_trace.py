@@ -66,8 +66,9 @@ def test_without_the_variable_nothing_is_written(create_place):
 
 
 def test_the_page_types_a_farm_with_a_trace_and_reads_it(create_place):
-    drains = "touch tasks.txt_workdir/drain; sleep 1.5"  # which is told
-    place = create_place([drains, *["sleep 0.2"] * 300])
+    told = 'until grep -qs "nothing more is started" trace.rank0; do sleep 0.05; done'
+    drains = f"touch tasks.txt_workdir/drain; {told}; touch go"
+    place = create_place([drains, *["until [ -e go ]; do sleep 0.02; done"] * 300])
     need_launcher()
     desk = Desk(place)
     desk.type(take_block("trace.md", "MPIFARM_TRACE=trace mpirun").text(), status=75)
