@@ -34,7 +34,7 @@ from mpifarm.farm.growth import explain_unended
 from mpifarm.farm.input_check import CheckedInput, NoTasksError, check_input
 from mpifarm.farm.kinds import warn_of_kinds
 from mpifarm.farm.opening import find_commands
-from mpifarm.farm.standard_input import describe_no_tasks, is_standard_input
+from mpifarm.farm.standard_input import describe_no_tasks, is_kept
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import RunnerDefinition, Settings
 from mpifarm.model.wording import counted
@@ -53,10 +53,15 @@ NOTHING_DONE: Final = "nothing was run, and nothing was changed"
 CreateWorker = Callable[[Settings, RunnerDefinition], SampleWorker]
 
 
-def describe_dry_run(settings: Settings, environ: Mapping[str, str]) -> str:
+def describe_dry_run(
+    settings: Settings,
+    environ: Mapping[str, str],
+    say: Callable[[str], None] | None = None,
+) -> str:
     """Return what a farm would run; raises what its start would raise.
 
-    The current directory of this process changes to ``--chdir``.
+    A list that is standard input is read to its end; if a user types it, `say` says
+    how.  The current directory of this process changes to ``--chdir``.
     """
     create_worker = partial(
         SampleWorker, before=dict(os.environb), started_in=find_directory()
@@ -64,16 +69,12 @@ def describe_dry_run(settings: Settings, environ: Mapping[str, str]) -> str:
     settings, fault = enter_directory(settings)
     if fault:
         raise InputError(fault)
-    if is_standard_input(settings):
-        raise InputError(
-            "--dry-run does not read standard input, because that can't be read again:"
-            " write the list into a file"
-        )
     no_tasks = describe_no_tasks(settings)
-    if settings.arguments is None:
+    if not is_kept(settings):
         lines = _describe(settings, environ, settings.tasklist, no_tasks, create_worker)
         return "".join(f"{line}\n" for line in lines)
-    made = MadeList(settings, environ)
+    appends = settings.arguments is None and settings.follow is not None
+    made = MadeList(settings, environ, say, appends=appends)
     with made.as_file() as of_file:
         lines = _describe(of_file, environ, made.path, no_tasks, create_worker)
         text = "".join(f"{line}\n" for line in lines)

@@ -34,9 +34,10 @@ from mpifarm.system import files
 class MadeList:
     """The list that the arguments or the standard input of `settings` are.
 
-    Standard input is read to its end; if a user types it, `say` says how.  Raises
-    `InputError` for arguments that make no list, and for another list than the workdir
-    has; `StorageError`.
+    Standard input is read to its end; if a user types it, `say` says how.  With
+    `appends` its lines stand behind the list that the workdir has, as a farm with
+    ``--follow`` has them.  Raises `InputError` for arguments that make no list, and for
+    another list than the workdir has; `StorageError`.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class MadeList:
         settings: Settings,
         environ: Mapping[str, str],
         say: Callable[[str], None] | None = None,
+        *,
+        appends: bool = False,
     ) -> None:
         validate_place(settings.workdir, None)
         validate_contents(WorkdirPaths(os.path.abspath(settings.workdir)))
@@ -56,6 +59,9 @@ class MadeList:
         before = _find_before(settings, self.path)
         if is_surely_empty(settings, self.content):
             before = b""  # It has no task, whatever list is in the workdir.
+        if appends:
+            before = b"" if settings.again else before
+            self.content = before + self.content
         if settings.again and self.content not in (b"", before):
             before = b""
         is_other = not before.startswith(self.content)

@@ -189,7 +189,7 @@ def _run_dry(
     try:
         if defaults.fault is not None:
             raise defaults.fault
-        text = describe_dry_run(settings, os.environ)
+        text = describe_dry_run(settings, os.environ, console.print_error)
     except FarmError as error:
         console.print_error(name_sources(str(error), settings.defaults))
         return error.exit_status

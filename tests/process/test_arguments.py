@@ -263,10 +263,9 @@ def test_an_empty_list_is_no_mistake_however_it_is_made(create_place):
     before = sorted(place.directory.rglob("*"))
     for words in (["x", "::::", "empty"], ["-"], ["empty"]):
         assert "no tasks" in run(place, *words)
-        if words != ["-"]:
-            said = run(place, "--dry-run", *words)
-            assert "no tasks" in said
-            assert "nothing was run" in said
+        said = run(place, "--dry-run", *words)
+        assert "no tasks" in said
+        assert "nothing was run" in said
     assert sorted(place.directory.rglob("*")) == before
 
 
@@ -303,7 +302,6 @@ def open_writer(fifo):
 def test_a_dry_run_refuses_what_a_start_refuses(create_place):
     place = created(create_place)
     assert "none" in run(place, "--dry-run", "none", status=2)
-    assert "standard input" in run(place, "--dry-run", "-", status=2)
     assert "nobody" in run(
         place, "--dry-run", "-r", "nobody", "x", ":::", "a", status=2
     )
@@ -314,7 +312,29 @@ def test_a_dry_run_refuses_what_a_start_refuses(create_place):
     assert "32 tasks" in said
     assert "... and 20 tasks more" in said
     assert kept_list(place) == "echo a\necho b\n"
+    said = run(place, "--dry-run", "-", stdin="echo b\n", status=2)
+    assert "standard input has other lines" in said
     assert "submit --print" in run(place, "submit", "tasks", "--dry-run", status=2)
+
+
+def test_a_dry_run_reads_standard_input_and_keeps_nothing(create_place):
+    place = created(create_place)
+    before = sorted(place.directory.rglob("*"))
+    said = run(place, "--dry-run", "-", stdin="touch made\n# no task\n#BARRIER\necho b")
+    assert "2 tasks of mpifarm_workdir/stdin.txt, workdir mpifarm_workdir" in said
+    assert "task 0: touch made\n    starts touch made\n" in said
+    assert "task 1: echo b\n" in said
+    said = run(place, "--dry-run", "-", stdin="true\n#AFTER 7\n", status=2)
+    assert "line 2 of mpifarm_workdir/stdin.txt" in said
+    assert sorted(place.directory.rglob("*")) == before
+    run(place, "-", stdin="echo a\n")
+    said = run(place, "--dry-run", "-", stdin="echo a\necho b\n")
+    assert "2 tasks" in said
+    assert "1 finished" in said
+    for again, tasks in ([], "3 tasks"), (["--again"], "2 tasks"):
+        words = ["--dry-run", *again, "--follow", "0", "-"]  # which appends lines
+        assert tasks in run(place, *words, stdin="echo b\necho c\n")
+    assert kept_list(place) == "echo a\n"
 
 
 WAITING_RUNNER = """\
