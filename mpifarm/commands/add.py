@@ -30,7 +30,7 @@ from mpifarm.model.task import decode_text, encode_text
 from mpifarm.model.wording import agree
 from mpifarm.store import adding
 from mpifarm.store.adding import ListEnd
-from mpifarm.store.farm_file import list_farm_files, read_farm_file
+from mpifarm.store.farm_file import find_last_farm_file
 from mpifarm.store.target import (
     SUFFIX,
     Target,
@@ -172,20 +172,17 @@ def _find_list(chosen: Any, environ: Mapping[str, str]) -> Target:
     with suppress(InputError):  # an unknown handler is told below
         if is_database(target, environ):
             return target
-    last = _find_last_farm(WorkdirPaths(os.path.abspath(target.workdir)))
+    last = find_last_farm_file(WorkdirPaths(os.path.abspath(target.workdir)))
     tasklist = target.tasklist
     is_named = chosen.tasklist is not None or os.path.isfile(chosen.workdir)
     if not is_named and _is_another_list(last.get("tasklist", ""), tasklist):
         tasklist = last["tasklist"]
     if tasklist is None:
         raise InputError(f"{target.workdir} names no tasklist: add --list FILE")
-    handler = target.handler
-    if handler == "default":
-        handler = last.get("handler", "default")
-    if handler != "default":
+    if target.handler != "default":
         raise InputError(
-            f"{tasklist} is read by the handler {handler!r}, which alone knows what a"
-            " task is there: add to it as that handler wants it"
+            f"{tasklist} is read by the handler {target.handler!r}, which alone knows"
+            " what a task is there: add to it as that handler wants it"
         )
     _check_file(tasklist)
     return target._replace(tasklist=tasklist)
@@ -221,15 +218,6 @@ def _refuse_command_first(chosen: Any) -> None:
     if commands and not is_list and os.path.isdir(last + SUFFIX):
         line = shlex.join(["mpifarm", "add", last, *commands])
         raise InputError(f"the list stands first: {line}")
-
-
-def _find_last_farm(paths: WorkdirPaths) -> dict[str, Any]:
-    """Return what the last farm of a workdir said of itself, {} if none did."""
-    for farm in list_farm_files(paths):
-        state = read_farm_file(paths, farm)
-        if state is not None:
-            return state
-    return {}
 
 
 def _check_file(tasklist: str) -> None:

@@ -97,14 +97,15 @@ def _find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
     if workdir is not None and not files.is_directory(workdir):
         raise InputError(f"no workdir {workdir}: leave out --workdir, or correct it")
     complete(chosen, environ)
+    handler = chosen.handler or "default"
     if tasklist == _STDIN:
         # Without --workdir there is none: nothing can have this name.
         return Target(
-            workdir or "/dev/stdin/none", "/dev/stdin", chosen.handler, chosen.config
+            workdir or "/dev/stdin/none", "/dev/stdin", handler, chosen.config
         )
     refuse_as_list(tasklist)
     found = workdir or tasklist + SUFFIX
-    return Target(found, tasklist, chosen.handler, chosen.config)
+    return Target(found, tasklist, handler, chosen.config)
 
 
 def describe(

@@ -26,6 +26,7 @@ from mpifarm.store.target import (
     find_tasklist_of,
     find_workdir_of_kept,
     has_own_state,
+    recall_handler,
     refuse_status_file,
 )
 from mpifarm.system import files
@@ -67,7 +68,7 @@ def add_target_arguments(parser: SubcommandParser, *, after: str = "") -> None:
         "-t",
         metavar="HANDLER",
         dest="handler",
-        help="the --tasklist that the farm was given",
+        help="the --tasklist that the farm was given (default: that of the last farm)",
     )
     parser.add_argument(
         "--config", metavar="FILE", help="the --config that the farm was given"
@@ -90,7 +91,8 @@ def find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
     """Return the workdir and list that `chosen` names (`add_target_arguments`).
 
     The user may name the list in place of the workdir.  What is not typed is as for a
-    farm (`commands.defaults`).  Raises `InputError` if there is
+    farm (`commands.defaults`); a handler that nobody names is that of the workdir's
+    last farm.  Raises `InputError` if there is
     no such workdir, or if a farm could not use it; `StorageError` if the disk fails.
     """
     for name, what in _NAMES.items():
@@ -103,7 +105,7 @@ def find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
     if tasklist is None and (root := find_workdir_of_kept(workdir)):
         workdir = root
     elif files.is_file(workdir):
-        is_begun = not _is_database(workdir, chosen.handler)
+        is_begun = not _is_database(workdir, chosen.handler or "default")
         workdir, tasklist = _find_workdir(
             workdir, tasklist, chosen.example, is_begun=is_begun
         )
@@ -115,13 +117,16 @@ def find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
         tasklist = find_tasklist_of(workdir) or _find_database_of(workdir)
     validate_place(workdir, tasklist)
     validate_contents(WorkdirPaths(os.path.abspath(workdir)))
-    return Target(workdir, tasklist, chosen.handler, chosen.config, chosen.lock_area)
+    options = chosen.config, chosen.lock_area
+    target = Target(workdir, tasklist, chosen.handler or "default", *options)
+    return target if chosen.handler else recall_handler(target)
 
 
 def complete(chosen: Any, environ: Mapping[str, str]) -> None:
     """Fill in what is not typed of a farm's handler, INI file and lock area.
 
-    Raises `InputError` for a wrong value in a file or a variable.
+    What nobody has said stays None.  Raises `InputError` for a wrong value in a file or
+    a variable.
     """
     from mpifarm.commands.defaults import find_words
 
@@ -129,7 +134,6 @@ def complete(chosen: Any, environ: Mapping[str, str]) -> None:
     for name, option in _OF_FARM.items():
         if getattr(chosen, name, "") is None:
             setattr(chosen, name, words.get(option))
-    chosen.handler = chosen.handler or "default"
 
 
 _OF_FARM = {

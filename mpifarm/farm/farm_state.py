@@ -65,6 +65,7 @@ class FarmStates:
             "directory": context.process.started_in or os.getcwd(),
             "tasklist": os.path.abspath(settings.tasklist),
             "handler": settings.handler,
+            "config": settings.config and os.path.abspath(settings.config),
             "workdir": os.path.abspath(settings.workdir),
             "host": os.uname().nodename,
             "pid": os.getpid(),

@@ -64,7 +64,7 @@ class FarmFile:
 
 
 def read_farm_files(paths: WorkdirPaths) -> Iterator[dict[str, Any]]:
-    """Yield the states of all farms that have left one, in no order.
+    """Yield the states of all farms that have left one, first the last that wrote.
 
     What can't be read, or is of no format that is known, is passed over.
     """
@@ -72,6 +72,11 @@ def read_farm_files(paths: WorkdirPaths) -> Iterator[dict[str, Any]]:
         state = read_farm_file(paths, farm)
         if state is not None:
             yield state
+
+
+def find_last_farm_file(paths: WorkdirPaths) -> dict[str, Any]:
+    """Return the state of the farm that wrote last, {} if none has left one."""
+    return next(read_farm_files(paths), {})
 
 
 def list_farm_files(paths: WorkdirPaths) -> list[str]:

@@ -15,9 +15,11 @@ from mpifarm.model.paths import STATUS_FILES, WorkdirPaths, parse_aside
 from mpifarm.model.settings import HandlerDefinition, is_passing
 from mpifarm.plugins.registry import find_handler, find_search_path
 from mpifarm.store.directories import make_root
+from mpifarm.store.farm_file import find_last_farm_file
 from mpifarm.store.validate import validate_access
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock, lock_paths
+from mpifarm.system.processes import find_directory
 from mpifarm.tasklists import (
     TaskList,
     TasklistFileError,
@@ -31,7 +33,9 @@ SUFFIX = "_workdir"
 class Target(NamedTuple):
     """A workdir and its tasklist, with the options that a farm there was given.
 
-    `tasklist` is None if it cannot be found.
+    `tasklist` is None if it cannot be found.  `recalled_from`: the directory of the
+    last farm, whose handler it is, because nobody has named one; it may not be defined
+    elsewhere.
     """
 
     workdir: str
@@ -39,6 +43,7 @@ class Target(NamedTuple):
     handler: str = "default"
     config: str | None = None
     lock_area: str | None = None
+    recalled_from: str | None = None
 
 
 UNKNOWN_LIST: Final = "FILE"
@@ -88,6 +93,20 @@ def _options_of(target: Target) -> list[str]:
     return words
 
 
+def recall_handler(target: Target) -> Target:
+    """Return a target with the handler and the INI file of the workdir's last farm.
+
+    An INI file of the target itself is kept.  A farm of PyTaskFarmer tells neither.
+    """
+    last = find_last_farm_file(WorkdirPaths(os.path.abspath(target.workdir)))
+    name, config = last.get("handler"), target.config or last.get("config")
+    if not isinstance(name, str) or name == "default":
+        return target
+    config = config if isinstance(config, str) else None
+    begun_in = str(last.get("directory", ""))
+    return target._replace(handler=name, config=config, recalled_from=begun_in)
+
+
 def find_handler_of(target: Target, environ: Mapping[str, str]) -> HandlerDefinition:
     """Return the definition of the handler that reads the list of a target.
 
@@ -97,7 +116,24 @@ def find_handler_of(target: Target, environ: Mapping[str, str]) -> HandlerDefini
     name = target.handler
     if name == "default" and is_database_name(target.tasklist or ""):
         name = "sqlite"
-    return find_handler(name, find_search_path(environ, target.config))
+    try:
+        return find_handler(name, find_search_path(environ, target.config))
+    except InputError as error:
+        if target.recalled_from is None:
+            raise
+        raise InputError(_explain_recalled(target, error)) from error
+
+
+def _explain_recalled(target: Target, error: InputError) -> str:
+    """Return why the handler of the last farm is not to be had, and what to do."""
+    there = target.recalled_from
+    read = f"the last farm in {target.workdir} read its list by -t {target.handler}"
+    if there in ("", find_directory()):
+        return f"{read}: {error}"
+    return (
+        f"{read}, which is not defined here: give --config FILE, or first:"
+        f" cd {shlex.quote(there or '')}"
+    )
 
 
 def is_database(target: Target, environ: Mapping[str, str]) -> bool:
@@ -107,7 +143,12 @@ def is_database(target: Target, environ: Mapping[str, str]) -> bool:
     """
     if target.tasklist is None:
         return False
-    return find_handler_of(target, environ).python_class == DATABASE_CLASS
+    try:
+        return find_handler_of(target, environ).python_class == DATABASE_CLASS
+    except InputError:
+        if target.recalled_from is None:
+            raise
+        return False  # who reads the list is told
 
 
 def read_tasks(target: Target, environ: Mapping[str, str]) -> TaskList | None:
@@ -132,13 +173,15 @@ def look_at_tasks(
 ) -> tuple[TaskList | None, str]:
     """Read the tasks, for a command that only looks, as `read_tasks` does.
 
-    If a line of the list is wrong, return None and the sentence about it: a farm
-    may be at work, and the files still tell enough.
+    If a line of the list is wrong, or a recalled handler can't read it here, return
+    None and the sentence about it: a farm may be at work, and the files still tell
+    enough.
     """
     try:
         return read_tasks(target, environ), ""
-    except TasklistFileError as error:
-        if not error.place:
+    except InputError as error:
+        is_of_a_line = isinstance(error, TasklistFileError) and error.place
+        if not is_of_a_line and target.recalled_from is None:
             raise
         return None, str(error)
 

@@ -1,6 +1,8 @@
 """What names a workdir where a list is asked for, and the list of a workdir."""
 
+import json
 import os
+import shlex
 
 import pytest
 
@@ -8,7 +10,15 @@ from mpifarm.commands import target
 from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.errors import InputError
 from mpifarm.model.paths import STATUS_FILES
-from mpifarm.store.target import Target, farm_words_of, refuse_as_list, words_of
+from mpifarm.store.target import (
+    Target,
+    farm_words_of,
+    is_database,
+    look_at_tasks,
+    read_tasks,
+    refuse_as_list,
+    words_of,
+)
 from mpifarm.system import files
 
 
@@ -99,10 +109,63 @@ def test_a_subcommand_has_the_lock_and_the_handler_of_the_farms_there(here):
     assert found.lock_area == f"{here}/locks"
     assert (found.handler, found.config) == ("greasy", f"{here}/a.ini")
     found = find("else", "--lock-area", "typed", "-t", "default", "--config", "b.ini")
-    assert found[2:] == ("default", "b.ini", "typed")
+    assert found[2:] == ("default", "b.ini", "typed", None)
     (here / "mpifarm.ini").write_text("[options]\nlock-area = $SCRATCH\n")
     with pytest.raises(InputError, match=r"line 2: lock-area has a \$"):
         find("else")
+
+
+def leave_farm(here, **state):
+    """Leave what a farm in the workdir of ``my list`` has said of itself."""
+    farms = here / "my list_workdir" / "farms"
+    farms.mkdir(exist_ok=True)
+    told = {"format": 1, "directory": str(here), **state}
+    (farms / "aaaaaaaa.json").write_text(json.dumps(told))
+
+
+def test_a_handler_that_nobody_names_is_that_of_the_last_farm(here):
+    (here / "my list").write_text("./run\n#TASK\n")
+    assert find("my list").handler == "default"
+    leave_farm(here, handler="greasy", config=f"{here}/a.ini")
+    found = find("my list")
+    assert (found.handler, found.config) == ("greasy", f"{here}/a.ini")
+    assert words_of(found)[1:] == ["--config", f"{here}/a.ini", "-t", "greasy"]
+    assert find("my list", "--config", "b.ini").config == "b.ini"
+    assert find("my list", "-t", "default").handler == "default"
+    assert find("my list", "-t", "disbatch").config is None
+    for odd in ({"handler": 7}, {"handler": "default"}, {}):
+        leave_farm(here, **odd)
+        assert find("my list") == Target("my list_workdir", "my list")
+
+
+def test_a_handler_that_is_not_defined_here_is_told_with_the_way_to_it(
+    here, monkeypatch
+):
+    (here / "my list").write_text("3\n")
+    (here / "own.ini").write_text(
+        "[own]\nTaskList = mpifarm.templates.TemplateTaskList\ncommand = ./run {}\n"
+    )
+    leave_farm(here, handler="own")
+    environ = {"HOME": os.devnull}
+    tasks, fault = look_at_tasks(find("my list"), environ)
+    assert (tasks is not None and tasks[0], fault) == ("./run 3", "")
+    (here / "other place").mkdir()
+    monkeypatch.chdir(here / "other place")
+    found = find("../my list")
+    assert not is_database(found, environ)
+    fault = (
+        "the last farm in ../my list_workdir read its list by -t own, which is not"
+        f" defined here: give --config FILE, or first: cd {shlex.quote(str(here))}"
+    )
+    assert look_at_tasks(found, environ) == (None, fault)
+    with pytest.raises(InputError, match=r"by -t own, which is not defined here: "):
+        read_tasks(found, environ)
+    for named in ("-t", "own"), ("-t", "gone"):
+        with pytest.raises(InputError, match=r"^there is no tasklist handler"):
+            look_at_tasks(find("../my list", *named), environ)
+    monkeypatch.chdir(here)
+    (here / "own.ini").unlink()
+    assert "there is no tasklist handler 'own'" in look_at_tasks(found, environ)[1]
 
 
 @pytest.mark.parametrize("named", ["else", "else/", "else/stdin.txt"])
