@@ -69,12 +69,13 @@ def describe_dry_run(
     settings, fault = enter_directory(settings)
     if fault:
         raise InputError(fault)
-    no_tasks = describe_no_tasks(settings)
     if not is_kept(settings):
+        no_tasks = describe_no_tasks(settings)
         lines = _describe(settings, environ, settings.tasklist, no_tasks, create_worker)
         return "".join(f"{line}\n" for line in lines)
     appends = settings.arguments is None and settings.follow is not None
     made = MadeList(settings, environ, say, appends=appends)
+    no_tasks = describe_no_tasks(settings, has_lines=not made.is_empty)
     with made.as_file() as of_file:
         lines = _describe(of_file, environ, made.path, no_tasks, create_worker)
         text = "".join(f"{line}\n" for line in lines)

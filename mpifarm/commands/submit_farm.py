@@ -15,8 +15,13 @@ from mpifarm.commands.made_list import MadeList
 from mpifarm.commands.options import ALL_NAMES, parse_line
 from mpifarm.commands.target import patience_of
 from mpifarm.errors import InputError
-from mpifarm.farm.arguments import NO_ARGUMENT, describe_rest, warn_of_options
-from mpifarm.farm.input_check import check_input
+from mpifarm.farm.arguments import (
+    NO_ARGUMENT,
+    NO_COMMAND,
+    describe_rest,
+    warn_of_options,
+)
+from mpifarm.farm.input_check import NoTasksError, check_input
 from mpifarm.farm.standard_input import is_kept
 from mpifarm.model.settings import KEPT_WORKDIR, Arguments, Settings
 from mpifarm.model.wording import counted
@@ -66,7 +71,12 @@ def find_farm(
             raise InputError(_explain_empty(settings))
     patience = patience_of(console.print_error)
     with made.as_file() if made else nullcontext(settings) as with_file:
-        checked = try_again(lambda: check_input(with_file, environ), patience)
+        try:
+            checked = try_again(lambda: check_input(with_file, environ), patience)
+        except NoTasksError as error:
+            if made is None:
+                raise
+            raise InputError(_explain_empty(settings, has_lines=True)) from error
         ended = try_again(lambda: _count_ended(with_file, environ), patience)
     warnings = [*checked.warnings]
     if made is None:
@@ -77,10 +87,15 @@ def find_farm(
     return FarmOfJob(kept, again, checked.tasks, *ended, warnings, made)
 
 
-def _explain_empty(settings: Settings) -> str:
+def _explain_empty(settings: Settings, *, has_lines: bool = False) -> str:
     if settings.arguments is not None:
-        return f"{NO_ARGUMENT}, and nothing to submit"
-    return "standard input has no line: there is nothing to submit"
+        return f"{NO_COMMAND if has_lines else NO_ARGUMENT}, and nothing to submit"
+    what = (
+        "no line of standard input is a task"
+        if has_lines
+        else "standard input has no line"
+    )
+    return f"{what}: there is nothing to submit"
 
 
 def _count_ended(settings: Settings, environ: Mapping[str, str]) -> tuple[int, int]:

@@ -18,6 +18,9 @@ MAX_SHOWN = 60
 NO_ARGUMENT = "there are no tasks: all that stands behind :::: is empty"
 """What is told where arguments make an empty list."""
 
+NO_COMMAND = "there are no tasks: each command that the arguments make is empty"
+"""What is told where arguments make only empty lines."""
+
 
 def make_list(arguments: Arguments, read_file: Callable[[str], bytes]) -> bytes:
     """Return the list that arguments make, a task a line; b"" without an argument.

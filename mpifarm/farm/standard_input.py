@@ -40,6 +40,11 @@ NO_LINE: Final = (
     " --input=0)"
 )
 
+NO_TASK: Final = (
+    "standard input has ended, and none of its lines is a task: comments and empty"
+    " lines are none"
+)
+
 PARTS = 16
 """Parts that are read in one step, at the most."""
 
@@ -218,9 +223,16 @@ def _is_torn(content: bytes) -> bool:
 def _make_list(paths: WorkdirPaths, content: bytes) -> Version | None:
     """Make the list; return its version, None if another start has just made one.
 
-    Raises `StorageError`.
+    A start that was refused or stopped may have removed the workdir, if it was empty.
+    Raises `InputError` if that can't be made again, `StorageError`.
     """
-    staging, version = _write_staging(paths, content)
+    make_root(paths.root)
+    try:
+        staging, version = _write_staging(paths, content)
+    except StorageError:
+        if files.is_there(paths.root):
+            raise
+        return _make_list(paths, content)
     try:
         files.rename_new(staging, paths.stdin_list)
     except InputError:
@@ -418,14 +430,17 @@ def is_standard_input(settings: Settings) -> bool:
     return settings.tasklist == STDIN_LIST and not os.path.exists(STDIN_LIST)
 
 
-def describe_no_tasks(settings: Settings) -> str:
-    """Return what is told of an empty list, by the settings as the user gave them."""
-    if settings.arguments is not None:
-        from mpifarm.farm.arguments import NO_ARGUMENT  # for those who have some
+def describe_no_tasks(settings: Settings, *, has_lines: bool = False) -> str:
+    """Return what is told of a list without tasks, which may have lines.
 
-        return NO_ARGUMENT
+    The settings are those that the user gave.
+    """
+    if settings.arguments is not None:
+        from mpifarm.farm import arguments  # for those who have some
+
+        return arguments.NO_COMMAND if has_lines else arguments.NO_ARGUMENT
     if is_standard_input(settings):
-        return f"there are no tasks: {NO_LINE}"
+        return f"there are no tasks: {NO_TASK if has_lines else NO_LINE}"
     return f"{settings.tasklist} has no tasks"
 
 
@@ -454,6 +469,11 @@ class KeptInput:
         """Whether this start has written a list."""
         return self._content is not None
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether the list that is kept has any line.  Raises `StorageError`."""
+        return is_kept(self._settings) and files.find_size(self._paths.stdin_list) > 0
+
     def note(self, content: bytes, before: bytes | None, version: Version) -> None:
         """Note that this start has put `content` in the place of the list `before`."""
         if before != self._content:
@@ -467,27 +487,32 @@ class KeptInput:
 
         So the corrected input is no other list than the refused one was, and a workdir
         of another list gets none.  The list with which a workdir was begun is left.
+        After a signal while the input is read, an empty new workdir is removed.
         """
         try:
             yield
         except InputError:
             self.put_back()
             raise
-
-    def put_back_if_empty(self) -> None:
-        """Put the list back as it was if it is empty, unless others have filled it.
-
-        Ranks that see no other make the list each, and one may have no input.
-        """
-        if self._content == b"":
-            self.put_back()
+        except FutileError:
+            self._remove_empty_root()  # who was told to stop waits for no lock
+            raise
 
     def put_back(self) -> None:
-        """Put the list back as it was, if the disk lets it, or remove a new workdir."""
+        """Put the list back as it was, if the disk lets it, or remove a new workdir.
+
+        A list that others have changed or share is left: ranks that see no other make
+        it each, and one may have no input.
+        """
         if self._content is not None and self._version is not None:
             with suppress(FarmError), _held_lock(self._settings, self._environ):
                 self._put_back(self._content, self._version)
-        elif self.has_made_root:
+        else:
+            self._remove_empty_root()
+
+    def _remove_empty_root(self) -> None:
+        """Remove the workdir if this start has made it, and nothing is in it."""
+        if self.has_made_root:
             with suppress(OSError):  # there is something in it
                 os.rmdir(self._paths.root)
 

@@ -94,8 +94,9 @@ def lead_farm(context: RankContext) -> FarmEnd:
         opening.patiently(lambda: check_list(context, runner, tasks))
         if len(tasks) == 0 and context.settings.follow is None:
             opening.patiently(lambda: check_not_begun(context.settings))
-            kept.put_back_if_empty()
-            return _end_without_tasks(context, describe_no_tasks(given))
+            told = describe_no_tasks(given, has_lines=kept.has_lines)
+            kept.put_back()
+            return _end_without_tasks(context, told)
         check_kinds(context.settings, find_constraints(tasks))
         durations = read_durations_of(context.settings)
         ordered = opening.choose_order(tasks, durations)

@@ -269,6 +269,46 @@ def test_an_empty_list_is_no_mistake_however_it_is_made(create_place):
     assert sorted(place.directory.rglob("*")) == before
 
 
+@pytest.mark.parametrize("lines", ["# only a comment\n", "\n\n", "#BARRIER\n"])
+def test_a_standard_input_without_a_task_is_told_so_and_not_kept(create_place, lines):
+    place = created(create_place)
+    for options in ([], ["--dry-run"]):
+        said = run(place, *options, "-", stdin=lines)
+        assert "no tasks: standard input has ended, and none of its lines is a" in said
+    said = run(place, "submit", "--print", "-t", "1h", "-", stdin=lines, status=2)
+    assert "no line of standard input is a task: there is nothing to submit" in said
+    assert [*place.directory.iterdir()] == [place.tasklist]
+    run(place, "-", stdin="echo a\n")
+    assert kept_list(place) == "echo a\n"
+    assert "had nothing to run" in run(place, "-")
+    said = run(place, "-", stdin=lines, status=2)
+    assert "standard input has other lines" in said
+    assert kept_list(place) == "echo a\n"
+
+
+def test_arguments_that_make_empty_lines_are_told_so(create_place):
+    place = created(create_place)
+    for options in ([], ["--dry-run"]):
+        said = run(place, *options, "{}", ":::", "", " ")
+        assert "no tasks: each command that the arguments make is empty" in said
+    said = run(place, "submit", "--print", "-t", "1h", "{}", ":::", "", status=2)
+    assert "each command that the arguments make is empty" in said
+    assert [*place.directory.iterdir()] == [place.tasklist]
+
+
+def test_a_signal_while_standard_input_is_read_leaves_no_workdir(create_place):
+    place = created(create_place)
+    os.mkfifo(place.directory / "fifo")
+    words = shlex.join([*MPIFARM, "-", "-w", "w"])
+    child = place.start_command(["bash", "-c", f"exec {words} <fifo"])
+    with open(place.directory / "fifo", "w"):
+        wait_until((place.directory / "w").exists)
+        child.process.terminate()
+        assert child.wait() == 75, child.text()
+    assert "nothing was started" in child.text()
+    assert not (place.directory / "w").exists()
+
+
 def test_a_pipe_is_read_once_and_until_a_signal_comes(create_place):
     place = created(create_place)
     os.mkfifo(place.directory / "fifo")

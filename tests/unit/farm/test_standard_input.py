@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -1009,6 +1010,54 @@ def test_a_signal_ends_the_reading(tmp_path, stdin):
         take_standard_input(context_of(settings))
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_signal_while_the_input_is_read_leaves_no_new_workdir(
+    tmp_path, stdin, is_new
+):
+    start = Start(tmp_path)
+    if not is_new:
+        start.list.parent.mkdir()
+    with pytest.raises(FutileError), start.kept.put_back_if_refused():
+        start.take()
+    assert start.list.parent.exists() is not is_new
+
+
+def test_a_workdir_that_another_start_removes_while_the_input_is_read_is_made_again(
+    tmp_path, stdin
+):
+    start = Start(tmp_path)
+    read_all = standard_input.read_all
+
+    def read_beside(check: Callable[[], None]) -> bytes:
+        start.list.parent.rmdir()
+        return read_all(check, stdin.out)
+
+    stdin.write("one\n")
+    stdin.end()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standard_input, "read_all", read_beside)
+        start.take()
+    assert start.list.read_text() == "one\n"
+
+
+def test_a_workdir_that_is_removed_just_before_the_list_is_written_is_made_again(
+    tmp_path, stdin, monkeypatch
+):
+    start = Start(tmp_path)
+    write_staging_file = files.write_staging_file
+    removals = iter([start.list.parent.rmdir, lambda: None])
+
+    def remove_first(*args: Any, **options: Any) -> None:
+        next(removals)()
+        write_staging_file(*args, **options)
+
+    monkeypatch.setattr(files, "write_staging_file", remove_first)
+    stdin.write("one\n")
+    stdin.end()
+    start.take()
+    assert start.list.read_text() == "one\n"
+
+
 def made_of(path: str, workdir: str) -> Settings:
     source = ArgumentSource((path,), is_file=True)
     return Settings(":::", workdir, arguments=Arguments((), (source,), 2))
@@ -1043,7 +1092,7 @@ def test_an_empty_list_is_a_list_and_leaves_nothing(tmp_path, stdin, path):
         kept = KeptInput(settings, {})
         context, _ = take_standard_input(context_of(settings), kept=kept)
         assert Path(context.settings.tasklist).read_text() == ""
-        kept.put_back_if_empty()
+        kept.put_back()
         assert not (tmp_path / "w").exists()
 
 
@@ -1080,7 +1129,7 @@ def test_a_list_that_another_process_has_filled_meanwhile_stays(tmp_path, pipe):
     kept = KeptInput(settings, {})
     context, _ = take_standard_input(context_of(settings), kept=kept)
     Path(context.settings.tasklist).write_text("true\n")
-    kept.put_back_if_empty()
+    kept.put_back()
     assert Path(context.settings.tasklist).read_text() == "true\n"
 
 
@@ -1089,6 +1138,10 @@ def test_an_empty_list_is_told_by_what_makes_it():
     assert told_of(made_of("empty", "w")).endswith("behind :::: is empty")
     assert NO_LINE in told_of(Settings("-", "w"))
     assert told_of(Settings("list", "w")) == "list has no tasks"
+    has_lines = partial(told_of, has_lines=True)
+    assert has_lines(made_of("f", "w")).endswith("that the arguments make is empty")
+    assert "none of its lines is a task" in has_lines(Settings("-", "w"))
+    assert has_lines(Settings("list", "w")) == "list has no tasks"
 
 
 def test_only_the_first_of_a_launch_reads(tmp_path, stdin):
