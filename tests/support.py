@@ -213,6 +213,11 @@ def is_suspended(pid: int) -> bool:
     return _letter_of(pid) == b"T"
 
 
+def is_asleep(pid: int) -> bool:
+    """Whether the process waits for something other than a disk."""
+    return _letter_of(pid) == b"S"
+
+
 def _letter_of(pid: int) -> bytes:
     """Its letter in /proc; empty where the process is gone."""
     return _read(Path(f"/proc/{pid}/stat")).rpartition(b") ")[2][:1]

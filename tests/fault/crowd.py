@@ -26,7 +26,6 @@ from typing import NamedTuple, Protocol
 
 from tests.farm_driver import MPIFARM, Mpirun, Part, send_signal
 from tests.fault.crowd_evidence import (
-    HOLD_SLACK,
     Asked,
     CrowdJudge,
     CrowdScene,
@@ -298,6 +297,12 @@ class Crowd:
         """Seconds since the scenario began."""
         return time.monotonic() - self._begun
 
+    def note_look(self, before: float) -> float:
+        """Note a stall since the look before.  Return the time (monotonic)."""
+        now = time.monotonic()
+        self.asked.stalled = max(self.asked.stalled, now - before)
+        return now
+
     def tell(self, event: str) -> None:
         self.story.append(f"{self.now:6.2f} [{time.time():.3f}] {event}")
 
@@ -395,7 +400,7 @@ class FarmActor:
     def _end(self, child: Child) -> None:
         crowd, status = self._crowd, child.wait()
         crowd.tell(f"{self._name} ended with {status}")
-        crowd.findings += crowd.stage.await_end(self._name, 15.0)
+        crowd.findings += crowd.stage.await_end(self._name)
         statuses = {SOME_FAILED, ELSEWHERE, TO_GO_ON}
         statuses |= set() if self._had_failed else {ALL_FINISHED}
         if not self._was_killed and status not in statuses:
@@ -501,7 +506,7 @@ class PlainActor:
             if not is_task(member.pid)
         ]:
             send_signal(pids, signal.SIGKILL)
-        child.wait(5)
+        child.wait()
         self._forget()
 
     def _forget(self) -> None:
@@ -716,10 +721,9 @@ class Asker(CommandActor):
             for taskid in waited | fates.get("ended now", set()):
                 self.crowd.asked.cancelled.setdefault(taskid, now)
         elif self._kind == "hold" and self._ids is None:
-            # Of a farm that was killed nobody knows when it heeds this; plain farmers
-            # take what waits while all are held.
+            # plain farmers take what waits while all are held
             if status == 0:
-                self._open.append((None, now + HOLD_SLACK))
+                self._open.append((None, now))
         elif self._kind == "hold" and waited:
             self._open.append((frozenset(waited), now))
             self.crowd.watch.withheld |= waited
@@ -787,9 +791,11 @@ class Play:
         return crowd.findings
 
     def _play(self, is_over: Callable[[], bool], seconds: float) -> None:
-        end = time.monotonic() + seconds
+        seen = time.monotonic()
+        end = seen + seconds
         while not is_over() and not self.crowd.findings:
-            if time.monotonic() > end:
+            seen = self.crowd.note_look(seen)
+            if seen > end:
                 self.crowd.find(f"the scenario is not over after {seconds} s")
             self._step()
             time.sleep(0.01)  # the grain of the schedule, nobody is waited for
@@ -816,7 +822,7 @@ class Play:
         self._play(lambda: all(each.is_idle for each in actors), 2 * FARM_DEADLINE)
         for number in range(len(self.plain)):
             # the commands of one that was killed go on
-            crowd.findings += self.stage.await_end(f"plain-{number}", 10.0)
+            crowd.findings += self.stage.await_end(f"plain-{number}")
 
     # ---- the end ---------------------------------------------------------------------
 
@@ -839,7 +845,7 @@ class Play:
         options += ["--limit", "seat=0"] if self.scenario.has_kinds else []
         child = self.stage.farm.start(*options, name=name)
         status = self._await(child, name)
-        self.crowd.findings += self.stage.await_end(name, 5.0)
+        self.crowd.findings += self.stage.await_end(name)
         return status
 
     def _run(self, *words: str) -> None:
@@ -850,9 +856,11 @@ class Play:
             self.crowd.find(f"{name} ended with {status}: {child.text()}")
 
     def _await(self, child: Child, name: str) -> int:
-        end = time.monotonic() + FARM_DEADLINE
+        seen = time.monotonic()
+        end = seen + FARM_DEADLINE
         while not child.has_ended():
-            if time.monotonic() > end:
+            seen = self.crowd.note_look(seen)
+            if seen > end:
                 self.crowd.find(f"{name} hangs: {child.text()}")
                 child.end()
             self.crowd.watch.look(time.time())

@@ -24,7 +24,7 @@ QUEUES = ("toprocess", "added", "waiting")
 _TASK = re.compile(r"(\[limit=\w+\] )?bash task (\S+) (\d+) (\S+)")
 
 HOLD_SLACK = 1.0
-"""Seconds in which what ran when all was held notes its start."""
+"""Seconds in which what ran when all was held notes its start, if no time stalls."""
 
 
 # ---- the list ------------------------------------------------------------------------
@@ -225,6 +225,8 @@ class Asked:
     maybe_cancelled: set[int] = field(default_factory=set)
     """Tasks of all requests to cancel, answered or not."""
     holds: list[Hold] = field(default_factory=list)
+    stalled: float = 0.0
+    """The longest time for which the machine kept the test still, in seconds."""
 
 
 # ---- judges --------------------------------------------------------------------------
@@ -327,7 +329,10 @@ class CrowdJudge:
                 yield f"task {taskid} was cancelled and is not in failed"
 
     def _judge_holds(self) -> Iterator[str]:
-        for tasks, begin, end in self._asked.holds:
+        slack = HOLD_SLACK + self._asked.stalled
+        for tasks, held, end in self._asked.holds:
+            # Of a farm that was killed nobody knows when it heeds a hold of all.
+            begin = held + slack if tasks is None else held
             for taskid, runs in self._runs.items():
                 if tasks is not None and taskid not in tasks:
                     continue

@@ -28,13 +28,13 @@ from tests.fault import crowd
 from tests.fault.crowd import Actor, Adding, CommandActor, Crowd, Play, Scenario
 from tests.fault.database_evidence import DatabaseScene
 from tests.fault.harness import Outcome, play_command_line
-from tests.support import Child
+from tests.support import Child, is_asleep
 
 BUSY = "is open in another program, which is writing it"
 """What is told of a database while a program's transaction is open."""
 
 LONG_HOLD = 0.5
-"""Seconds of the lock that a reader never takes, on a busy machine."""
+"""Seconds for which a reader that has the lock never waits."""
 
 LOOK_GRAIN = 0.02
 READ_PAUSE = 0.2
@@ -191,7 +191,7 @@ class Reader(CommandActor):
 
     def _look_at_lock(self, child: Child) -> None:
         if self._holds.find_time(child.pid) > LONG_HOLD:
-            self.crowd.find(f"{self._words} holds the lock for more than {LONG_HOLD} s")
+            self.crowd.find(f"{self._words} waits with the lock for {LONG_HOLD} s")
 
     def _read_by_sql(self) -> None:
         query = "SELECT id, state FROM tasks"
@@ -241,7 +241,10 @@ class Reader(CommandActor):
 
 
 class HoldWatch:
-    """Sums up how long a process has a lock without a gap, by looking often."""
+    """Sums up how long a process waits while it has a lock, by looking often.
+
+    One that the machine keeps still is ready to run, and does not wait.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -250,13 +253,13 @@ class HoldWatch:
         self._seen = 0.0
 
     def find_time(self, pid: int) -> float:
-        """Return how long this process has the lock by now; looks that are late count
-        for as long as those that are not."""
+        """Return how long this process has waited with the lock by now; looks that are
+        late count for as long as those that are not."""
         now = time.monotonic()
         if not self._has(pid):
             self._seconds = 0.0
         elif self._seconds and pid == self._pid:
-            self._seconds += min(now - self._seen, LOOK_GRAIN)
+            self._seconds += min(now - self._seen, LOOK_GRAIN) * is_asleep(pid)
         else:
             self._seconds = 1e-6
         self._pid, self._seen = pid, now
@@ -301,8 +304,9 @@ class DatabasePlay(Play):
 
     def _judge(self, status: int) -> Iterator[str]:
         yield from super()._judge(status)
-        yield from self.scene.judge_agreement(self.crowd.kills)
-        yield from self.scene.judge_repeats(self.crowd.kills)
+        kills, stalled = self.crowd.kills, self.crowd.asked.stalled
+        yield from self.scene.judge_agreement(kills, stalled)
+        yield from self.scene.judge_repeats(kills, stalled)
         if not self.reader.readings:
             yield "the reader has read nothing"
 

@@ -33,10 +33,11 @@ BUSY_SECONDS = 20.0
 """Seconds to wait until another program has committed."""
 
 KILL_SLACK = 1.0
-"""Seconds in which what is killed starts a last command on a busy machine."""
+"""Seconds in which what is killed starts a last command, if no time stalls."""
 
 RECORD_SECONDS = 3.0
-"""Seconds in which a farm has recorded an end, while a program writes the database."""
+"""Seconds in which a farm has recorded an end, while a program writes the database, if
+no time stalls."""
 
 Rows = list[tuple[Any, ...]]
 
@@ -127,10 +128,13 @@ class DatabaseScene(CrowdScene):
         if journal.exists() and journal.stat().st_size:
             yield f"{journal.name} was left with {journal.stat().st_size} bytes"
 
-    def judge_agreement(self, kills: Sequence[float]) -> Iterator[str]:
+    def judge_agreement(
+        self, kills: Sequence[float], stalled: float = 0.0
+    ) -> Iterator[str]:
         """Judge whether rows and ``attempts.tsv`` tell the same.
 
         A kill between the two, soon after the end of a run, leaves out a line.
+        `stalled` are the seconds for which the machine kept processes still.
         """
         lines = {(each.taskid, each.attempt): each for each in self.attempts()}
         rows = self.ask(
@@ -141,7 +145,7 @@ class DatabaseScene(CrowdScene):
             ended = [run for run in self.runs(taskid) if run.end is not None]
             if ended and ended[-1].attempt == PLAIN:
                 continue
-            if line is None and (not attempt or _is_lost(ended, kills)):
+            if line is None and (not attempt or _is_lost(ended, kills, stalled)):
                 continue
             found = None if line is None else _columns_of(line)
             if found != tuple(told):
@@ -150,7 +154,9 @@ class DatabaseScene(CrowdScene):
                     f" attempts.tsv {found}"
                 )
 
-    def judge_repeats(self, kills: Sequence[float]) -> Iterator[str]:
+    def judge_repeats(
+        self, kills: Sequence[float], stalled: float = 0.0
+    ) -> Iterator[str]:
         """Judge runs of a task that has run already: a kill has to lie between.
 
         A failing task may be tried again.
@@ -158,7 +164,7 @@ class DatabaseScene(CrowdScene):
         for taskid, task in enumerate(self.tasks):
             runs = [] if task.status else self.runs(taskid)
             for before, after in pairwise(runs):
-                begun = before.start - KILL_SLACK
+                begun = before.start - KILL_SLACK - stalled
                 if not any(begun <= kill <= after.start for kill in kills):
                     yield f"task {taskid} ran again without a kill: {before}, {after}"
 
@@ -179,12 +185,13 @@ def _read_listing(connection: sqlite3.Connection) -> Listing:
     return listing
 
 
-def _is_lost(ended: Sequence[Run], kills: Sequence[float]) -> bool:
+def _is_lost(ended: Sequence[Run], kills: Sequence[float], stalled: float) -> bool:
     """Whether a kill may have come between a row and its line."""
     if not ended or ended[-1].end is None:
         return bool(kills)
-    end = ended[-1].end
-    return any(end <= kill + KILL_SLACK <= end + RECORD_SECONDS for kill in kills)
+    begin = ended[-1].end - KILL_SLACK
+    end = begin + RECORD_SECONDS
+    return any(begin - stalled <= kill <= end + stalled for kill in kills)
 
 
 def _columns_of(line: Attempt) -> tuple[Any, ...]:

@@ -85,7 +85,7 @@ class FaultyDisk:
     ) -> None:
         assert self._process is not None
         try:
-            self._process.communicate(timeout=10)
+            self._process.communicate(timeout=30)
         except subprocess.TimeoutExpired:  # Something has still a file open there.
             self._process.kill()
             self._process.communicate()

@@ -48,6 +48,9 @@ PLAIN_DEADLINE = 8.0
 ALL_JOINED = " workdir /"
 """What rank 0 says when all ranks are there."""
 
+SILENT = " has not been heard for "
+"""What it says of a rank that it gives up."""
+
 ALL_FINISHED, SOME_FAILED, ELSEWHERE, TO_GO_ON = 0, 1, 3, 75
 
 
@@ -322,6 +325,8 @@ class Harm:
     """Its rank or launcher was killed, or a signal came that it did not catch yet."""
     may_stop: bool = False
     """It was told to stop, or had to."""
+    may_hang: bool = False
+    """Its launcher was killed while the ranks connected: they may wait there for it."""
 
 
 @dataclass
@@ -374,7 +379,9 @@ class Play:
             time.sleep(0.005)  # the grain of the schedule, nobody is waited for
         self._tell(f"{name} ended with {child.wait()}")
         self._end_pauses()
-        self.findings += self.stage.await_end(name, 15.0)
+        orphans = self.stage.await_end(name)
+        self.findings += [] if self._harm.may_hang else orphans
+        self._note_silence(child)
         self._judge_status(name, child)
 
     def _end_hanging(self, name: str, child: Child) -> None:
@@ -442,7 +449,15 @@ class Play:
     def _note_start(self, child: Child, fault: Fault) -> None:
         """Ranks that are not yet in the farm: their MPI_Init bears no faults."""
         ranks = (Victim.RANK, Victim.RANK_0, Victim.PARENT)
-        if fault.victim in ranks and ALL_JOINED not in child.text():
+        if ALL_JOINED not in child.text():
+            self._harm.is_broken |= fault.victim in ranks
+            is_alone = self.scenario.kind is Kind.ALONE
+            self._harm.may_hang |= fault.victim is Victim.LAUNCHER and not is_alone
+
+    def _note_silence(self, child: Child) -> None:
+        """A rank that the machine keeps still is given up; its commands go on."""
+        if SILENT in child.text():
+            self.allowed.overlaps = True
             self._harm.is_broken = True
 
     def _note_harm(self, fault: Fault, pid: int) -> None:
@@ -534,7 +549,7 @@ class Play:
                 self.findings.append(f"the second farm hangs: {child.text()}")
             child.end()
             # a plain farmer's commands outlive it
-            self.findings += self.stage.await_end(name, 5.0)
+            self.findings += self.stage.await_end(name)
 
     # ---- exit statuses --------------------------------------------------------------
 
@@ -580,8 +595,9 @@ class Play:
         options = ("--proc", "4", "--grace", GRACE)
         child = self.stage.start(*options, name=name, under=under)
         status = child.wait(FARM_DEADLINE)
+        self._note_silence(child)
         self._tell(f"{name} ended with {status}")
-        self.findings += self.stage.await_end(name, 5.0)
+        self.findings += self.stage.await_end(name)
         return status
 
     def _put_back(self, status: int) -> bool:

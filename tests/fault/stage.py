@@ -24,7 +24,7 @@ from tests.support import (
     wait_until,
 )
 
-FARM_DEADLINE = 40.0
+FARM_DEADLINE = 60.0
 """Seconds that a farm of short tasks gets on a busy machine; beyond, it hangs.  A rank
 that hears nothing ends after 30 s by itself."""
 
@@ -73,10 +73,10 @@ class Stage:
         """The processes of a farmer."""
         return self.farm.members(name=name)
 
-    def await_end(self, name: str, deadline: float) -> list[str]:
+    def await_end(self, name: str) -> list[str]:
         """Sentences about the processes of a farmer that live on after it; they end."""
         try:
-            wait_until(lambda: not self.members(name), deadline)
+            wait_until(lambda: not self.members(name))
         except AssertionError:
             orphans = self.members(name)
             for orphan in orphans:

@@ -21,6 +21,7 @@ from tests.fault.database_crowd import HoldWatch, plan, play
 from tests.fault.database_evidence import DatabaseScene
 from tests.fault.evidence import Task
 from tests.fault.test_crowd import features_of
+from tests.support import kill_survivors, wait_until
 from tests.workdir_files import Attempt, format_attempts
 
 pytestmark = pytest.mark.timeout(240)
@@ -126,13 +127,24 @@ def test_a_look_is_put_off_while_a_program_writes(scene):
         assert scene.look() is None
 
 
-def test_how_long_a_process_holds_the_lock_is_summed_up(tmp_path):
+def test_how_long_a_process_waits_with_the_lock_is_summed_up(
+    tmp_path, farm_processes, farm_token
+):
+    lock = tmp_path / "lock"
+    lock.touch()
+    holds = HoldWatch(lock)
+    child = farm_processes(["flock", str(lock), "sleep", "1000"])
+    first = wait_until(lambda: holds.find_time(child.pid))
+    wait_until(lambda: holds.find_time(child.pid) > first)
+    assert holds.find_time(1) == 0
+    kill_survivors(farm_token)  # both have the lock
+    assert holds.find_time(child.pid) == 0
+
+
+def test_a_process_that_runs_does_not_wait_with_the_lock(tmp_path):
     (tmp_path / "lock").touch()
     holds = HoldWatch(tmp_path / "lock")
-    assert holds.find_time(os.getpid()) == 0
     with (tmp_path / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         first, second = holds.find_time(os.getpid()), holds.find_time(os.getpid())
-        assert 0 < first < second
-        assert holds.find_time(1) == 0
-    assert holds.find_time(os.getpid()) == 0
+    assert 0 < first == second

@@ -59,16 +59,24 @@ def test_one_call_that_fails_loses_nothing_and_is_no_mistake_of_the_users(
     strikes = strikes_of(play, deed, calls[play])
     if not FULL:
         strikes = sample(strikes, MOST.get(deed, 2))
-    wrong = []
-    struck = 0
-    for verdict in theatre.play_all(strikes):
-        struck += verdict.struck
-        if verdict.findings:
-            wrong.append(f"=== {verdict.strike}: {verdict.findings}\n{verdict.said}")
+    wrong: list[str] = []
+    missed = play_strikes(theatre, strikes, wrong)
+    # What is done at the same time, or in one go, is another in each run.
+    missed = play_strikes(theatre, missed, wrong)
     report = "\n".join(wrong[:MAX_TOLD])
     assert not wrong, f"{len(wrong)} of {len(strikes)} are wrong; the first:\n{report}"
-    # What is done at the same time comes in another order now and then.
-    assert struck >= len(strikes) * 0.7
+    assert len(missed) <= len(strikes) * 0.3
+
+
+def play_strikes(theatre, strikes, wrong):
+    """Return those that met no call, and add to what is wrong."""
+    missed = []
+    for verdict in theatre.play_all(strikes):
+        if not verdict.struck:
+            missed.append(verdict.strike)
+        if verdict.findings:
+            wrong.append(f"=== {verdict.strike}: {verdict.findings}\n{verdict.said}")
+    return missed
 
 
 # ---- all calls ----------------------------------------------------------------------
@@ -141,14 +149,14 @@ def test_a_start_goes_on_when_the_disk_does(theatre):
 def test_while_a_start_tries_again_others_get_the_lock(theatre):
     with theatre.stage("begun") as (disk, place):
         disk.inject(Fault("open", r"/finished$", "EIO", count=0))
-        child = place.start(*farm("--grace", "60"))
+        child = place.start(*farm("--grace", "1000"))
         wait_until(disk.struck)
         for _ in range(3):
             with (place.there / WORKDIR / "lock").open("rb+") as lock:
-                wait_until(lambda: takes(lock), 0.5)
+                wait_until(lambda: takes(lock))
                 fcntl.flock(lock, fcntl.LOCK_UN)
         child.send_signal(signal.SIGTERM)
-        assert_ends(child, 75, deadline=10)
+        assert_ends(child, 75)
         told = "stopped by a signal while the disk could not be used"
         assert told in child.text()
 
