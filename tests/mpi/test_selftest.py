@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.farm_driver import send_signal
+from tests.patience import PATIENT
 from tests.support import Launch, find_launcher, find_pids, survivors, wait_until
 
 RANK = """
@@ -93,19 +94,6 @@ if rank == "2":
 """
 )
 
-PATIENT = (
-    RANK
-    + """
-if rank != "?":
-    from mpifarm.commands.selftest import calls, node, ranks, sharing, storage
-    node.PROMPT_SECONDS = ranks.LOSS_SECONDS = 30.0
-    calls.PATIENCE_SECONDS = {patience}
-    for each in (sharing, storage):
-        each.LOCK_SECONDS = each.FREE_SECONDS = 30.0
-"""
-)
-"""Behind a stand-in: a stall of the machine is no defect of what is tested."""
-
 SILENT = (
     RANK
     + """
@@ -146,7 +134,7 @@ class SelfTest:
         scancel.chmod(0o755)
 
     def __call__(self, *options, ranks=3, stand_in="", patience=30.0, launch=None):
-        patient = PATIENT.format(patience=patience)
+        patient = f"{PATIENT}calls.PATIENCE_SECONDS = {patience}\n"
         (self._site / "sitecustomize.py").write_text(stand_in + patient)
         path = os.pathsep.join(filter(None, [str(self._site), self._path]))
         argv = [sys.executable, "-m", "mpifarm", "selftest", "--mpi", *options]

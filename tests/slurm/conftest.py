@@ -40,8 +40,8 @@ QUICK = 10
 ENDS_SOON = "sleep 0.2"
 """Not at once: what follows tasks of a millisecond may wait in line behind another."""
 
-WAITS = "touch started.$PROC_NUMBER; [ -e go ] || sleep 1000"
-"""Runs for ever, until the test says go."""
+WAITS = "touch started.$PROC_NUMBER; until [ -e go ]; do sleep 0.5; done"
+"""Runs for ever, until the test says go: that may be late, too."""
 
 GAP_NODES = ("n15", "n16")
 """They have room for a job of a minute, and not for one of half an hour."""
@@ -61,7 +61,7 @@ FORMS = {
 }
 """The forms of ``mpifarm submit``, as its page names them, with two workers each."""
 
-OF_FORMS = ("tasks.txt", "--rank-timeout", "4")
+OF_FORMS = ("tasks.txt", "--rank-timeout", "8")
 """The list and the farm's options behind each form."""
 
 HOLDS_ONCE = (

@@ -124,20 +124,20 @@ def test_nodes_without_a_rank_are_told_with_a_line_that_uses_all(farm, slurm):
 def test_an_srun_that_waits_for_the_farm_is_told_and_what_is_told_to_write_runs(
     farm, slurm
 ):
-    def run(line, status):
+    def run(line, status, seconds):
         farm.write_list([line])
-        words = "python -m mpifarm tasks.txt -n 1 --task-timeout 3"
+        words = f"python -m mpifarm tasks.txt -n 1 --task-timeout {seconds}"
         job = slurm.submit("-N", "1", "--exclusive", "--wrap", f"srun {PMI2} {words}")
         job.assert_ends(status)
         return job.text()
 
-    told = run("srun -n1 true", 1)
+    told = run("srun -n1 true", 1, 3)
     assert "line 1 of tasks.txt (task 0) starts srun without --overlap" in told
     assert "timed out" in told
     instead = 'srun --overlap -N1 -w "$SLURMD_NODENAME"'
     assert instead in told
     shutil.rmtree(farm.workdir)
-    assert "WARNING" not in run(f"{instead} -n1 true", 0)
+    assert "WARNING" not in run(f"{instead} -n1 true", 0, 60)
 
 
 # ---- a mix ---------------------------------------------------------------------------

@@ -82,7 +82,10 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_a_list_runs_on_all_nodes_after_an_install_and_two_commands(desk):
-    tasks = [f"echo {number} on $(uname -n); sleep 0.3" for number in range(TASKS)]
+    # until each node has begun one, however late it comes
+    meets = f"until [ $(ls at.* | wc -l) -ge {NAMED_NODES} ]; do sleep 0.1; done"
+    each = f"on $(uname -n); touch at.$(uname -n); {meets}"
+    tasks = [f"echo {number} {each}" for number in range(TASKS)]
     (desk.directory / "tasks.txt").write_text("\n".join(tasks) + "\n")
     status, printed = desk.type(command_of_readme())
     assert status == 0, printed

@@ -10,7 +10,7 @@ from tests.farm_driver import Part, send_signal
 from tests.slurm.batch import DEADLINE
 from tests.support import wait_until
 
-STAGE = "touch started.$PROC_NUMBER; [ -e go.{0} ] || sleep 1000"
+STAGE = "touch started.$PROC_NUMBER; until [ -e go.{0} ]; do sleep 0.2; done"
 EACH = 4
 """Tasks of a stage: the workers of the farm."""
 
@@ -111,8 +111,9 @@ def test_a_job_whose_ranks_were_killed_is_requeued(farm, slurm):
     let_go(farm, 0)
     job = submit(slurm, "requeue")
     wait_until_stuck(farm, 1)
-    let_go(farm, 1)
     send_signal(farm.pids(Part.RANK), signal.SIGKILL)
+    job.wait_until_restarted(1)
+    let_go(farm, 1)
     assert job.assert_ends(0).restarts == 1
     farm.assert_all_finished()
 
@@ -139,13 +140,13 @@ def test_a_chain_goes_on_over_a_stop_and_a_kill_until_the_list_is_done(farm, slu
     wait_until_stuck(farm, 1)
     second = find_successor(slurm, first)
     first.scancel(*STOP)
-    let_go(farm, 1)
     first.assert_ends(75)
+    let_go(farm, 1)
     wait_until_stuck(farm, 2)
     third = find_successor(slurm, second)
     second.scancel("--signal=KILL")
-    let_go(farm, 2)
     assert second.wait().state == "CANCELLED"
+    let_go(farm, 2)
     third.assert_ends(0)
     farm.assert_all_finished()
     wait_until(lambda: not slurm.queue(), DEADLINE)
@@ -197,8 +198,8 @@ def test_an_array_of_one_job_at_a_time_is_a_chain_too(farm, slurm):
     first, second, third = slurm.submit_array("1-3%1", *script)
     wait_until_stuck(farm, 1)
     first.signal_step("USR1")
-    let_go(farm, 1)
     first.assert_ends(75)
+    let_go(farm, 1)
     second.assert_ends(0)
     third.assert_ends(0)
     farm.assert_all_finished()

@@ -12,26 +12,37 @@ FARM = (sys.executable, "-m", "mpifarm", "tasks.txt", "-n", "2")
 
 @pytest.fixture
 def launch(farm, slurm):
-    """Return the command line of a farm of so many seconds on two nodes."""
+    """Return the command line of a farm on two nodes whose tasks wait."""
 
-    def create(seconds, *options):
-        farm.write_list(["sleep 1"] * (4 * seconds))
+    def create(*options):
+        farm.write_list(["until [ -e go ]; do sleep 0.1; done"] * 8)
         words = ["srun", "-N", "2", "--mpi=pmi2", *FARM, *options]
         return Launch(words, {**slurm.environment, "TERM": "xterm"})
 
     return create
 
 
-def test_a_terminal_has_lines_that_stay(farm, launch, recorder):
+@pytest.fixture
+def record(farm, recorder):
+    """Record a farm whose tasks end after so many states; return its exit status."""
+
+    def record(launch, *, states):
+        def look():
+            if len(STATE.findall(recorder.text)) >= states:
+                farm.allow()
+
+        return recorder.record(farm.start_command(recorder.put_before(launch)), look)
+
+    return record
+
+
+def test_a_terminal_has_lines_that_stay(launch, recorder, record):
     """When, is told without Slurm: ``test_an_unknown_place_has_a_line_each_…``."""
-    child = farm.start_command(recorder.put_before(launch(6)))
-    assert recorder.record(child) == 0
+    assert record(launch(), states=1) == 0
     assert "\x1b" not in recorder.text
     assert [line for line in recorder.screen() if STATE.search(line)]
 
 
-def test_a_terminal_has_a_live_line_where_it_is_wanted(farm, launch, recorder):
-    child = farm.start_command(recorder.put_before(launch(3, "--progress", "bar")))
-    assert recorder.record(child) == 0
-    assert recorder.longest_gap() < 5
+def test_a_terminal_has_a_live_line_where_it_is_wanted(launch, recorder, record):
+    assert record(launch("--progress", "bar"), states=4) == 0
     assert not [line for line in recorder.screen() if STATE.search(line)]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.pages import take_block
+from tests.patience import PATIENT
 from tests.slurm.conftest import create_slurm
 
 HOLDS = "All that mpifarm promises holds here."
@@ -12,7 +13,12 @@ HOLDS = "All that mpifarm promises holds here."
 
 @pytest.fixture
 def named_slurm(named_conf, farm_environment, farm):
-    slurm = create_slurm(named_conf, farm_environment, farm.directory)
+    site = farm.directory.with_name("site")
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(PATIENT)
+    path = f"{site}:{farm_environment.get('PYTHONPATH', '')}".rstrip(":")
+    environment = {**farm_environment, "PYTHONPATH": path}
+    slurm = create_slurm(named_conf, environment, farm.directory)
     yield slurm
     slurm.cancel_all()
 

@@ -1,6 +1,7 @@
 """Ranks that are killed while srun and the other ranks live on.
 
 Rules of this file: nobody is told of such a death; the farm has to notice the silence.
+It may take the silence of a rank that the machine keeps still for death, too.
 """
 
 import signal
@@ -46,11 +47,11 @@ def test_a_farm_goes_on_without_a_rank_that_hangs_and_does_not_hang_at_its_end(
     assert theirs
     wait_until(lambda: f"rank {VICTIM} on " in child.text(), DEADLINE)
     farm.allow()
-    # Slurm waits 5 s (KillWait) before it kills a rank that is suspended.
+    # Slurm waits some seconds (KillWait) before it kills a rank that is suspended.
     assert child.wait(150) in (0, 137), child.text()
     farm.assert_all_finished()
-    assert farm.lost_ranks() == [VICTIM]
-    assert all(len(ranks_of(farm, taskid)) == 2 for taskid in theirs)
+    assert VICTIM in farm.lost_ranks()
+    assert all(len(ranks_of(farm, taskid)) >= 2 for taskid in theirs)
     assert farm.result()["exit_status"] == 0
     farm.wait_until_gone()
 
@@ -64,5 +65,5 @@ def test_a_job_that_has_lost_one_rank_finishes_and_leaves_the_queue(farm, slurm)
     ended = job.assert_ends(0, DEADLINE)
     assert ended.state == "COMPLETED"
     farm.assert_all_finished()
-    assert all(len(ranks_of(farm, taskid)) == 2 for taskid in theirs)
+    assert all(len(ranks_of(farm, taskid)) >= 2 for taskid in theirs)
     farm.wait_until_gone()

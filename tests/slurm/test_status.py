@@ -67,7 +67,7 @@ def test_a_task_that_hangs_on_one_of_eight_nodes_is_named_with_its_node_and_age(
     assert child.wait(60) == 0, child.text()
     (task, *_) = json.loads(child.text())["running"]
     assert (task["id"], task["host"]) == (HANGING, node)
-    assert abs(task["started"] - int(begun)) < 3
+    assert abs(task["started"] - int(begun)) < 20
     assert task["seconds"] == pytest.approx(time.time() - int(begun), abs=20)
 
     os.close(os.open(farm.directory / "go", os.O_CREAT))

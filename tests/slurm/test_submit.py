@@ -128,7 +128,7 @@ def test_a_command_with_arguments_runs_in_a_job_and_goes_on(farm, slurm):
 def test_the_printed_command_cancels_a_chain_with_all_its_links(farm, slurm):
     farm.write_list([WAITS] * 2)
     chain = submit(slurm, "-t", "10", "-c", "2", "--chain", "tasks.txt")
-    farm.wait_for_marks("started", 2)
+    wait_until(lambda: len(farm.marks("started")) == 2, DEADLINE)
     assert len(slurm.queue()) == 2
     chain.type("cancel")
     wait_until(lambda: not slurm.queue(), DEADLINE)
@@ -142,8 +142,8 @@ def test_a_job_goes_on_after_a_stop_and_without_a_node_that_goes(
 ):
     farm.write_list(["true"] * 4 + [WAITS] * 6)
     words = ("-N", "3", "-t", "10", "--supervise", "--until-done", "tasks.txt")
-    (job,) = submit(slurm, *words, "-n", "2", "--rank-timeout", "4").jobs
-    farm.wait_for_marks("started", 6)
+    (job,) = submit(slurm, *words, "-n", "2", "--rank-timeout", "8").jobs
+    wait_until(lambda: len(farm.marks("started")) == 6, DEADLINE)
     wait_until(lambda: len(farm.finished()) == 4, DEADLINE)
     node = nodes_of(slurm, job)[-1]
     take_away(node, "DOWN")
@@ -215,7 +215,7 @@ def test_open_mpi_is_one_world_by_pmix_and_goes_on_when_a_rank_is_killed(farm, s
     submitted = submit(slurm, *words, python=OPENMPI)
     (job,) = submitted.jobs
     assert "\nmpi=pmix\n" in Path(submitted.told["script"]).read_text()
-    farm.wait_for_marks("started", 2)
+    wait_until(lambda: len(farm.marks("started")) == 2, DEADLINE)
     wait_until(lambda: len(farm.finished()) == 4, DEADLINE)
     assert "2 ranks of 1 worker" in job.text()
     farm.signal_rank(1, signal.SIGKILL)  # PMIx ends the others, with 14
@@ -252,7 +252,7 @@ def test_a_chain_begins_its_list_again_once_when_it_is_submitted(farm, slurm):
     (farm.workdir / "toprocess").write_text("1 true\n" + f"2 {WAITS}\n3 {WAITS}\n")
     words = ("--chain", "-c", "1", "-t", "10", "tasks.txt", "--again", "-n", "2")
     (job,) = submit(slurm, *words).jobs
-    farm.wait_for_marks("started", 2)
+    wait_until(lambda: len(farm.marks("started")) == 2, DEADLINE)
     wait_until(lambda: farm.finished() == [0, 1], DEADLINE)
     job.scancel("--batch", "--signal=USR1")  # as Slurm does before the limit
     job.wait()

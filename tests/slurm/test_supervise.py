@@ -76,6 +76,7 @@ def test_a_farm_goes_on_without_a_node_whose_slurmd_is_dead(
     daemon.kill()
     request.addfinalizer(daemon.start)
     take_away(node, "DOWN")  # as Slurm itself does after SlurmdTimeout
+    wait_until(lambda: "starting it again" in job.text(), DEADLINE)
     farm.allow()
     job.assert_ends(0)
     assert f"starting it again at once, without {node}\n" in job.text()
@@ -87,6 +88,7 @@ def test_a_farm_goes_on_without_a_node_that_has_gone_down(farm, slurm, take_away
     job = submit_busy(farm, slurm, *JOB, "--wrap", SUPERVISED.format("-N 3 -n 3"))
     node = nodes_of(slurm, job)[-1]
     take_away(node, "DOWN")
+    wait_until(lambda: "starting it again" in job.text(), DEADLINE)
     farm.allow()
     job.assert_ends(0)
     assert f"starting it again at once, without {node}\n" in job.text()
