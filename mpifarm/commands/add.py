@@ -28,6 +28,7 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Arguments
 from mpifarm.model.task import decode_text, encode_text
 from mpifarm.model.wording import agree
+from mpifarm.order.directives import kind_of
 from mpifarm.store import adding
 from mpifarm.store.adding import ListEnd
 from mpifarm.store.farm_file import find_last_farm_file
@@ -408,6 +409,7 @@ class _Teller:
                 "count": len(added.ids),
                 "was_killed": added.was_killed,
                 "farms": [farm.farm for farm in farms],
+                "no_limit": _find_unlimited(added, farms),
                 "command": None if farms else command,
             }
             self._console.print_text(json.dumps(record) + "\n")
@@ -453,11 +455,51 @@ def describe(
     them = agree(count, "it", "them")
     for farm in farms:
         where = f" on {farm.report.host}" if farm.report else ""
-        yield f"farm {farm.farm}{where} takes {them} up"
+        yield f"farm {farm.farm}{where} {_explain_taking(added, farm)}"
+    if kinds := _find_unlimited(added, farms):
+        options = " ".join(f"--limit {kind}=N" for kind in kinds)
+        yield f"no running farm has that limit: start one with {options} beside it"
     for farm in others:
         yield f"farm {farm.farm} {_explain_other(farm)}"
     if not farms:
-        yield f"no farm is known to take {them} up: {command} runs {them}"
+        lacks = [kind for kind in _find_kinds(added) if f"{kind}=" not in command]
+        options = "".join(f" --limit {kind}=N" for kind in lacks)
+        runs = f"{command}{f' with{options}' if lacks else ''} runs {them}"
+        yield f"no farm is known to take {them} up: {runs}"
+
+
+def _explain_taking(added: Added, farm: Farm) -> str:
+    """Return what a farm does with tasks that were added.
+
+    It starts none of a kind for which it has no limit.
+    """
+    count = len(added.ids)
+    them = agree(count, "it", "them")
+    kinds = _find_unlimited(added, [farm])
+    if not kinds:
+        return f"takes {them} up"
+    what = f"{agree(len(kinds), 'kind', 'kinds')} {', '.join(map(repr, kinds))}"
+    if all(_kind_of(each) in kinds for each in added.commands):
+        return f"leaves {them} waiting: it has no limit for the {what}"
+    return f"takes them up, but leaves those of the {what} waiting: it has no limit"
+
+
+def _find_unlimited(added: Added, farms: Sequence[Farm]) -> list[str]:
+    """Return the kinds of added tasks for which none of these farms has a limit."""
+    limits = [farm.report.limits for farm in farms if farm.report is not None]
+    if not limits or None in limits:
+        return []
+    limited = {name for names in limits for name in names or ()}
+    return [kind for kind in _find_kinds(added) if kind not in limited]
+
+
+def _find_kinds(added: Added) -> list[str]:
+    """Return the kinds of added tasks, each once."""
+    return [*filter(None, dict.fromkeys(map(_kind_of, added.commands)))]
+
+
+def _kind_of(command: bytes) -> str:
+    return kind_of(decode_text(command))
 
 
 def _show(added: Added) -> Iterator[str]:

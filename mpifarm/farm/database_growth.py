@@ -43,7 +43,7 @@ class DatabaseGrowth:
         self._lock = lock
         self._coordinator = coordinator
         self._say = say
-        self._news = GrowthNews(tasks, coordinator, say, mention, now)
+        self._news = GrowthNews(tasks, store.unlimited, say, mention, now)
         self._look_at = now + LOOK_SECONDS
         self._is_asked = False
         """Whether the coordinator waits for a look."""
@@ -113,7 +113,8 @@ class DatabaseGrowth:
         self._fault = ""
         self._look_at = now
         if added:
-            self._news.untold += added
+            total = len(self._coordinator.commands)
+            self._news.note(total - added, total)
             self._coordinator.on_list_grown(now)
             return True
         self._look_at += max(LOOK_SECONDS, cost / MAX_SHARE)

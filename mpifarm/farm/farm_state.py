@@ -66,6 +66,7 @@ class FarmStates:
             "tasklist": os.path.abspath(settings.tasklist),
             "handler": settings.handler,
             "config": settings.config and os.path.abspath(settings.config),
+            "limits": [name for name, _ in coordinator.policy.seats],
             "workdir": os.path.abspath(settings.workdir),
             "host": os.uname().nodename,
             "pid": os.getpid(),

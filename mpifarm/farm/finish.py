@@ -13,6 +13,7 @@ from mpifarm.errors import ExitStatus, FarmError
 from mpifarm.farm.cause_lines import GroupedFailures
 from mpifarm.farm.context import RankContext
 from mpifarm.farm.growth import explain_left
+from mpifarm.farm.kinds import MAX_NAMED
 from mpifarm.farm.leader import Leader
 from mpifarm.farm.summary import FailedTask, ListCounts, Summary
 from mpifarm.model.id_ranges import name_ids
@@ -178,7 +179,7 @@ class Conclusion:
             status=self.status,
             reason=coordinator.reason,
             stopped_because=coordinator.stopped_because,
-            way_on=_find_way_on(leader),
+            way_on=_find_way_on(leader, settings),
             began_again=settings.again,
             wrong_line=self._wrong_line,
             all_held=_are_all_held(leader.store, self._counts),
@@ -211,12 +212,28 @@ def _are_all_held(store: Store, counts: ListCounts) -> bool:
     return held.count_left(counts.total, store.has_record_of) >= counts.toprocess
 
 
-def _find_way_on(leader: Leader) -> str:
+def _find_way_on(leader: Leader, settings: Settings) -> str:
     """Return how to go on where the same command would stop again; "" otherwise."""
+    options = _find_limits(leader.store)
     if leader.store.drain_requested():
         drain = shlex.quote(leader.store.paths.drain)
-        return f"remove {drain}, and give the same command again"
+        return f"remove {drain}, and {_describe_command(settings, options)}"
+    if options and not leader.coordinator.way_on:
+        return _describe_command(settings, options)
     return leader.coordinator.way_on
+
+
+def _describe_command(settings: Settings, options: str) -> str:
+    """Return what to do, in words: to give the command that goes on."""
+    without = " without --again" if settings.again else ""
+    return f"give the same command{without} {f'with {options}' if options else 'again'}"
+
+
+def _find_limits(store: Store) -> str:
+    """Return the options that let a farm run what this one had no limit for, or ""."""
+    kinds = store.unlimited.find_kinds().items()
+    left = {kind for taskid, kind in kinds if not store.has_record_of(taskid)}
+    return " ".join(f"--limit {kind}=N" for kind in sorted(left)[:MAX_NAMED])
 
 
 def name_workdir(settings: Settings) -> str:

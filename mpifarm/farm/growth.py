@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from mpifarm.coordinator.coordinator import Coordinator, Phase
 from mpifarm.errors import InputError, StorageError
-from mpifarm.farm.kinds import find_unlimited
 from mpifarm.farm.standard_input import InputFeed
 from mpifarm.lists.growth import (
     LOOK_SECONDS,
@@ -29,13 +28,13 @@ from mpifarm.model.wording import agree, counted
 from mpifarm.store.file_store import FileStore
 from mpifarm.store.fingerprint import parse_fingerprint
 from mpifarm.store.take_up import TakenUp
+from mpifarm.store.unlimited import Unlimited
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock
 from mpifarm.tasklists import (
     ListTaskList,
     TaskList,
     TasklistFileError,
-    find_constraints,
     is_database,
     read_list,
 )
@@ -113,45 +112,45 @@ class GrowthNews:
     def __init__(
         self,
         tasks: TaskList,
-        coordinator: Coordinator,
+        unlimited: Unlimited,
         say: Callable[[str], None],
         mention: Callable[[str], None],
         now: float,
     ) -> None:
-        self.untold = 0
-        """How many tasks were added since it was told."""
+        self._untold = 0
+        """How many tasks were added that run, since it was told."""
         self._path: str = getattr(tasks, "path", "the list")
-        self._constraints = find_constraints(tasks)
-        self._coordinator = coordinator
+        self._unlimited = unlimited
         self._say = say
         self._mention = mention
         self._tell_at = now
-        self._kinds = len(self._constraints.kinds)
-        """How many tasks of any kind there were when their limits were checked."""
-        self._has_told_kind = False
+        self._told = set[str]()
+        """The kinds without a limit that were told."""
+
+    def note(self, begin: int, end: int) -> None:
+        """Note tasks that were added; tell at once of kinds without a limit.
+
+        The tasks have the ids from `begin` to `end` - 1.
+        """
+        left = self._unlimited.find_kinds(begin)
+        self._untold += end - begin - len(left)
+        for kind in {*left.values()} - self._told:
+            self._told.add(kind)
+            self._say(
+                f"WARNING: tasks of the kind '{kind}' were added, which has no limit in"
+                f" this farm: they wait until a farm with --limit {kind}=N runs them;"
+                " start one beside this one, or after it"
+            )
 
     def tell(self, now: float) -> None:
         """Tell how many tasks were added, now and then."""
-        if not self.untold or now < self._tell_at:
+        if not self._untold or now < self._tell_at:
             return
         self._tell_at = now + TELL_SECONDS
-        count, self.untold = self.untold, 0
+        count, self._untold = self._untold, 0
         run = agree(count, "it runs", "they run")
         added = counted(count, "task was", "tasks were")
         self._mention(f"{added} added to {self._path}: {run} too")
-        self._warn_of_kinds()
-
-    def _warn_of_kinds(self) -> None:
-        """Tell, once, of a kind that was added and has no limit."""
-        if self._has_told_kind or len(self._constraints.kinds) == self._kinds:
-            return
-        self._kinds = len(self._constraints.kinds)
-        if unlimited := find_unlimited(self._coordinator.policy, self._constraints):
-            self._has_told_kind = True
-            self._say(
-                f"WARNING: tasks of the kind '{unlimited[0]}' were added, which has no"
-                " limit in this farm: any number of them may run at a time"
-            )
 
 
 class Growth:
@@ -177,7 +176,7 @@ class Growth:
         self._lock = lock
         self._coordinator = coordinator
         self._say = say
-        self._news = GrowthNews(tasks, coordinator, say, mention, now)
+        self._news = GrowthNews(tasks, store.unlimited, say, mention, now)
         self._first = len(self._texts)
         self._try_at = 0.0
         """When to try to take up what was added."""
@@ -303,7 +302,7 @@ class Growth:
             return False
         match taken_up:
             case TakenUp.YES:
-                self._note_taken_up(len(self._texts) - known, now)
+                self._note_taken_up(known, now)
                 return True
             case TakenUp.LATER:
                 self._note_failure("", now)
@@ -324,11 +323,12 @@ class Growth:
             watch.fresh.constraints = constraints.cut(beyond)
         return taken_up
 
-    def _note_taken_up(self, count: int, now: float) -> None:
+    def _note_taken_up(self, known: int, now: float) -> None:
+        total = len(self._texts)
         self._refused_since = None
         self._try_at = now
-        self._news.untold += count
-        self.watch.note_taken(count)
+        self._news.note(known, total)
+        self.watch.note_taken(total - known)
         self._coordinator.on_list_grown(now)
 
     def _note_failure(self, fault: str, now: float) -> None:

@@ -1,7 +1,7 @@
 """The kinds of a list's tasks beside ``--limit``: each has to be given a number.
 
-Rules of this file: a limit that is left out would start too many tasks silently.  At a
-start that is refused; in a list that grows it is told.
+Rules of this file: a limit that is left out would start too many tasks.  At a start
+that is refused; tasks that are added later wait (`mpifarm.store.unlimited`).
 """
 
 from mpifarm.errors import InputError

@@ -336,6 +336,7 @@ def _create_leader(
         adopted=adopted,
     )
     coordinator.share_seats(find_constraints(tasks).kinds)
+    store.unlimited.name_limits(dict(policy.seats))
     held = store.held_by_users
     if held.holds_all or held.tasks:
         coordinator.hold_from_start(held.tasks, holds_all=held.holds_all)

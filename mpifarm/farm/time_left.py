@@ -63,12 +63,16 @@ class TimeLeftLook:
         self._due_at = now + max(MIN_SECONDS, cost / MAX_SHARE)
 
     def _is_up_to_users(self, done: int) -> bool:
-        """Return whether all that is left is held: who knows until when."""
+        """Return whether all that is left is held, or waits for another farm's limit.
+
+        Who knows until when.
+        """
         held = self._store.held_by_users
         if held.holds_all:
             return True
         total = len(self._coordinator.commands)
-        left = held.count_left(total, self._store.has_record_of)
+        waiting = held._replace(tasks=held.tasks | self._store.unlimited.tasks)
+        left = waiting.count_left(total, self._store.has_record_of)
         return 0 < total - done <= left
 
     def _learn_from_earlier(self) -> None:

@@ -58,6 +58,13 @@ def command_of(text: str) -> str:
     return text
 
 
+def kind_of(text: str) -> str:
+    """Return the kind that the text of a task names, "" for none."""
+    if text.startswith(LIMIT) and (found := _match_limit(text)):
+        return found[1]
+    return ""
+
+
 class DirectiveReader:
     """A reader of the directives in a list, block by block."""
 

@@ -86,7 +86,7 @@ class DatabaseStore(Store):
         machine: Machine,
         clock: Callable[[], float],
     ) -> None:
-        super().__init__(paths, texts, farm, machine, clock)
+        super().__init__(paths, texts, farm, machine, clock, constraints)
         self.database = database
         self._packed = texts
         self._constraints = constraints
@@ -463,7 +463,7 @@ class DatabaseStore(Store):
                 self._total,
                 self._frontier,
                 stays=frozenset(requeue),
-                held=self.held_by_users.tasks,
+                held=self.held_by_users.tasks | self.unlimited.tasks,
             )
             pulled = set(farming.find_queued(connection, pull)) - {*found.ids}
             statements.take(connection, self.farm, {*found.ids, *pulled})
@@ -588,14 +588,15 @@ class DatabaseStore(Store):
         if texts:
             self._packed.extend_encoded(split_texts(texts, 0, len(texts)))
         self._constraints.extend(constraints)
-        self._grow()
+        self._grow(known)
         # They may have ended since.
         self._heed(self._states.take_in(states))
         return len(texts)
 
-    def _grow(self) -> None:
-        """Heed what was added to the list, and to its order."""
+    def _grow(self, known: int) -> None:
+        """Heed what was added to the list from `known` on, and to its order."""
         self._states.grow(self._total)
+        self.unlimited.grow(known)
         if self._frontier is not None:
             self._frontier.grow(self._total)
         elif self._constraints:

@@ -68,6 +68,9 @@ class FarmReport(NamedTuple):
     """Whether all that is left runs, and has far longer than any that has ended."""
     seatless: tuple[tuple[str, int], ...] = ()
     """The kinds whose tasks wait for a seat, and how many it has taken of each."""
+    limits: tuple[str, ...] | None = None
+    """The kinds that have a limit in it; None for an older version, which starts tasks
+    of all kinds."""
 
 
 def find_report(paths: WorkdirPaths, farm: str) -> FarmReport | None:
@@ -113,6 +116,7 @@ def _parse_report(farm: str, state: dict[str, Any]) -> FarmReport:
             (_word(kind), _number(count))
             for kind, count in (state.get("seatless") or {}).items()
         ),
+        limits=tuple(map(_word, state["limits"])) if "limits" in state else None,
     )
 
 

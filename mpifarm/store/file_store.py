@@ -69,7 +69,7 @@ class FileStore(Store):
         constraints: Constraints = UNORDERED,
         order: StartOrder | None = None,
     ) -> None:
-        super().__init__(paths, tasks, farm, machine, clock)
+        super().__init__(paths, tasks, farm, machine, clock, constraints)
         self._tasks = tasks
         self._constraints = constraints
         self._machine = machine
@@ -77,7 +77,8 @@ class FileStore(Store):
         finished = Ledger(paths.finished, tasks)
         self._ledgers = Ledgers(finished, Ledger(paths.failed, tasks))
         self._queues = QueuePair(
-            paths, tasks, self._ledgers, self._member, constraints, order
+            *(paths, tasks, self._ledgers, self._member),
+            *(constraints, order, self.unlimited),
         )
         self._added_lines = AddedLines(
             paths, tasks, self._queues, self._ledgers, self._others, farm

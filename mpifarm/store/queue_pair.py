@@ -30,6 +30,7 @@ from mpifarm.store.queue import (
 )
 from mpifarm.store.start_order import StartOrder
 from mpifarm.store.status_lines import Ids, encode_blocks, find_id
+from mpifarm.store.unlimited import Unlimited
 from mpifarm.store.waiting import WaitingQueue
 from mpifarm.system import file_contents, files
 
@@ -45,6 +46,7 @@ class QueuePair:
         member: Membership,
         constraints: Constraints,
         order: StartOrder | None = None,
+        unlimited: Unlimited | None = None,
     ) -> None:
         self.steps = Steps(paths, member.farm)
         self._common = common = (tasks, self.steps, self._is_blocked)
@@ -62,6 +64,8 @@ class QueuePair:
         """None for a list without constraints, unless there is such a file."""
         self.held: set[int] = set()
         """Tasks that users hold: they stay in ``waiting``."""
+        self._unlimited = Unlimited(constraints) if unlimited is None else unlimited
+        """Tasks that stay there since their kinds have no limit in this farm."""
         self.may_have_held = False
         """Whether ``toprocess`` may have tasks that users hold, since it was missing,
         which meant all tasks, and was written anew."""
@@ -113,7 +117,8 @@ class QueuePair:
             flags = (ledger.flags for ledger in self._ledgers)
             self.frontier = Frontier(self.constraints, *flags)
             path, frontier = self._paths.waiting, self.frontier
-            parts = *self._common, frontier, self.held, self._find_claimed
+            stay = self.held, self._unlimited.tasks
+            parts = *self._common, frontier, stay, self._find_claimed
             self.waiting = WaitingQueue(path, *parts, self._order)
             if not self.constraints:
                 frontier.expect_shared()
@@ -201,6 +206,7 @@ class QueuePair:
 
         The list has grown, and the ledgers with it.
         """
+        self._unlimited.grow(known)
         if self.frontier is None:
             self.begin_order()
             return

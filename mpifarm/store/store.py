@@ -15,6 +15,7 @@ from mpifarm.errors import StorageError
 from mpifarm.model.id_ranges import name_ids
 from mpifarm.model.paths import WorkdirPaths, is_farm_id, staging_of
 from mpifarm.model.wording import agree, counted
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.order.frontier import Frontier
 from mpifarm.store.attempts import (
     CANCELLED,
@@ -33,6 +34,7 @@ from mpifarm.store.membership import FAMILY, Membership
 from mpifarm.store.requests import RequestInbox
 from mpifarm.store.timeline_file import TimelineFile
 from mpifarm.store.types import Counts, Recorded, Survey, Transacted
+from mpifarm.store.unlimited import Unlimited
 from mpifarm.system import files
 
 
@@ -49,6 +51,7 @@ class Store(ABC):
         farm: str,
         machine: Machine,
         clock: Callable[[], float] = time.time,
+        constraints: Constraints = UNORDERED,
     ) -> None:
         self.paths = paths
         self.farm = farm
@@ -61,6 +64,9 @@ class Store(ABC):
         self.requests = RequestInbox(paths, farm, self.notes)
         self.held_by_users = Held()
         """The tasks that users hold."""
+        self.unlimited = Unlimited(constraints)
+        """The tasks that this farm does not start, as their kinds have no limit here.
+        """
         self._failed_unlisted: set[int] = set()
         """Tasks whose failures another rank had recorded, while it led this farm, and
         may not have listed in ``attempts.tsv`` yet when it was lost."""

@@ -54,7 +54,7 @@ MAX_DOOMED = 10_000
 class WaitingQueue(AddedQueue):
     """``waiting``, for a farm that knows `tasks` and their `frontier`.
 
-    The tasks `held`, which may change, stay there though they are ready.
+    The tasks in the sets `stay`, which may change, stay there though they are ready.
 
     As ``added``, it may have lines of a longer list.
     """
@@ -66,14 +66,14 @@ class WaitingQueue(AddedQueue):
         steps: Steps,
         is_blocked: Callable[[int], bool],
         frontier: Frontier,
-        held: set[int],
+        stay: Sequence[set[int]],
         find_claimed: Callable[[], Iterable[int]],
         order: StartOrder | None = None,
     ) -> None:
         super().__init__(path, tasks, steps, is_blocked)
         self._order = order
         self._frontier = frontier
-        self._held = held
+        self._stay = stay
         self._find_claimed = find_claimed
         self._known: Identity | None = None
         """The file in which failed tasks are looked for."""
@@ -155,7 +155,7 @@ class WaitingQueue(AddedQueue):
         """
         candidates = self._frontier.find_candidates(doomed=take > 0)
         total = len(candidates)
-        for taskid in chain(self._find_claimed(), self._held):
+        for taskid in chain(self._find_claimed(), *self._stay):
             if taskid < total:
                 candidates[taskid] = 1
         return candidates
@@ -210,7 +210,8 @@ class WaitingQueue(AddedQueue):
         return search
 
     def _may_leave(self, taskid: int) -> bool:
-        return taskid not in self._held and self._frontier.is_ready(taskid)
+        stays = any(taskid in each for each in self._stay)
+        return not stays and self._frontier.is_ready(taskid)
 
 
 _NEAR_BYTES = 512

@@ -100,6 +100,31 @@ def test_a_task_that_is_added_behind_others_waits_for_them(create_place):
     assert place.failed() == [1, 3]
 
 
+LEFT = "leaves it waiting: it has no limit for the kind 'zz'"
+
+
+def test_a_task_of_a_kind_without_a_limit_waits_for_a_farm_with_one(create_place):
+    place, farm = begin(create_place, "a")
+    seat = "mkdir seat && ./mark z 0.3 && rmdir seat"
+    append(place, f"[limit=zz] {seat}")
+    warning = "WARNING: tasks of the kind 'zz' were added, which has no limit in this"
+    wait_until(lambda: warning in farm.text())
+    assert LEFT in add(place, f"[limit=zz] {seat}")
+    add(place, mark("b"))
+    place.await_notes("starts", 2)
+    assert place.notes("starts") == ["a", "b"]
+    place.finish("--proc", "2", "--limit", "zz=1", status=0)
+    assert sorted(place.notes("starts")) == ["a", "b", "z", "z"]
+    append(place, f"[limit=zz] {seat}")
+    wait_until(lambda: (place.workdir / "waiting").stat().st_size > 0)
+    drain(place, farm, status=75)
+    assert farm.text().count(warning) == 1
+    assert "to go on, remove " in farm.text()
+    assert "give the same command with --limit zz=N" in farm.text()
+    assert place.finished() == [0, 1, 2, 3]
+    place.assert_sound()
+
+
 def test_a_list_that_is_edited_is_told_and_the_farm_goes_on(create_place):
     place, farm = begin(create_place, "a", "b")
     before = place.tasklist.read_bytes()

@@ -12,7 +12,7 @@ import pytest
 
 from mpifarm.database import schema
 from mpifarm.database import tasks as statements
-from tests.farm_driver import FarmDriver
+from tests.farm_driver import MPIFARM, FarmDriver
 from tests.support import ROOT, wait_until
 
 INI = """[sqlite]
@@ -144,6 +144,23 @@ def test_what_is_inserted_in_an_order_waits(create_database):
     at.place.allow()
     assert farm.wait() == 0
     assert at.states() == {"finished": 2}
+
+
+def test_an_added_task_of_a_kind_without_a_limit_waits_for_a_farm_with_one(
+    create_database,
+):
+    at = create_database("true")
+    place = at.place
+    farm = place.start("--follow")
+    wait_until(lambda: at.states()["finished"] == 1)
+    added = place.start_command([*MPIFARM, "add", str(at.path), "[limit=zz] true"])
+    assert added.wait() == 0
+    assert "it has no limit for the kind 'zz'" in added.text()
+    wait_until(lambda: "which has no limit in this farm: they wait" in farm.text())
+    place.finish("--limit", "zz=1")
+    assert at.states() == Counter(finished=2)
+    place.run_words("drain", str(at.path))
+    assert farm.wait() == 0, farm.text()
 
 
 def test_a_farm_waits_until_another_program_has_written(create_database):

@@ -347,6 +347,61 @@ def test_each_farm_that_lives_is_told(place, monkeypatch, life, said, words):
         assert lines[2].startswith("no farm is known to take it up: mpifarm")
 
 
+SOME = "farm f1 on n7 takes them up, but leaves those of the"
+NONE = "no running farm has that limit: start one with"
+
+
+@pytest.mark.parametrize(
+    ("limits", "commands", "said"),
+    [
+        ((), ["echo"], ["farm f1 on n7 takes it up"]),
+        (("zz", "a"), ["[limit=zz] x"], ["farm f1 on n7 takes it up"]),
+        (None, ["[limit=zz] x"], ["farm f1 on n7 takes it up"]),
+        (
+            ("a",),
+            ["[limit=zz] x"],
+            [
+                "farm f1 on n7 leaves it waiting: it has no limit for the kind 'zz'",
+                f"{NONE} --limit zz=N beside it",
+            ],
+        ),
+        (
+            ("a",),
+            ["[limit=zz] x", "[limit=a] x", "[limit=b] x", "[limit=zz] y"],
+            [
+                f"{SOME} kinds 'zz', 'b' waiting: it has no limit",
+                f"{NONE} --limit zz=N --limit b=N beside it",
+            ],
+        ),
+    ],
+)
+def test_a_farm_without_the_limit_of_a_kind_is_told_to_leave_it(
+    place, monkeypatch, limits, commands, said
+):
+    farm = Farm("f1", Life.LIVES, 0.0, None, report(limits=limits))
+    monkeypatch.setattr(add, "find_farms", lambda _: [farm])
+    assert place.add(*commands)[-len(said) :] == said
+    (text,) = place.add(*commands, "--json")
+    assert bool(json.loads(text)["no_limit"]) is (len(said) > 1)
+
+
+def test_a_farm_with_the_limit_of_a_kind_is_enough(place, monkeypatch):
+    farms = [
+        Farm(name, Life.LIVES, 0.0, None, report(limits=limits))
+        for name, limits in (("f1", ()), ("f2", ("zz",)))
+    ]
+    monkeypatch.setattr(add, "find_farms", lambda _: farms)
+    assert place.add("[limit=zz] x")[1:] == [
+        "farm f1 on n7 leaves it waiting: it has no limit for the kind 'zz'",
+        "farm f2 on n7 takes it up",
+    ]
+
+
+def test_without_a_farm_the_limit_of_a_kind_is_told(place):
+    said = place.add("[limit=zz] x")[-1]
+    assert said.endswith(f"mpifarm {place.tasklist} with --limit zz=N runs it")
+
+
 def test_without_a_farm_the_command_that_starts_one_is_told(place):
     said = place.add("echo three")[-1]
     assert said == f"no farm is known to take it up: mpifarm {place.tasklist} runs it"
@@ -361,6 +416,7 @@ def test_json_says_all_of_it(place, monkeypatch):
         "count": 2,
         "was_killed": False,
         "farms": [],
+        "no_limit": [],
         "command": f"mpifarm {place.tasklist}",
     }
     farm = Farm("f1", Life.LIVES, 0.0, None, report())

@@ -19,7 +19,7 @@ from mpifarm.farm.growth import (
     may_grow,
 )
 from mpifarm.lists.growth import LOOK_SECONDS, Odd, Oddity
-from mpifarm.model.settings import Policy, Settings
+from mpifarm.model.settings import Settings
 from tests.unit.database_fakes import DatabaseSite, FastConnection, connecting_by
 
 
@@ -37,9 +37,10 @@ class Grown:
             phase=Phase.WORKING,
             on_list_grown=lambda now: self.events.append("grown"),
             on_list_seen=lambda: self.events.append("seen"),
-            policy=Policy(),
+            commands=self.store._packed,
         )
         self.coordinator = coordinator
+        self.store.unlimited.name_limits(["gpu"])
         lock: Any = SimpleNamespace(
             try_acquire=lambda: self.is_free, release=lambda: None
         )
@@ -146,6 +147,18 @@ def test_a_kind_without_a_limit_is_told(grown):
     grown.site.ask("INSERT INTO tasks (command, kind) VALUES ('echo new', 'disk')")
     grown.run(2)
     assert "WARNING: tasks of the kind 'disk' were added" in grown.told[-1]
+
+
+def test_a_task_of_a_kind_without_a_limit_is_left_to_farms_with_one(grown):
+    for kind in ("disk", "gpu"):
+        grown.site.ask("INSERT INTO tasks (command, kind) VALUES ('x', ?)", kind)
+    grown.run(2)
+    assert grown.store.transact((), (), 20).taken == [*range(12), 13]
+    assert grown.store.transact((), (), 20).empty
+    assert not grown.store._more_may_come
+    other = grown.site.open()
+    other.unlimited.name_limits(["disk", "gpu"])
+    assert other.transact((), (), 20).taken == [12]
 
 
 def test_a_database_may_grow_and_has_no_unended_line(grown):

@@ -20,8 +20,10 @@ from mpifarm.model.messages import Running
 from mpifarm.model.settings import Arguments, ArgumentSource, Settings
 from mpifarm.model.task import RunningTask
 from mpifarm.model.wording import TimeLeft
+from mpifarm.order.constraints import UNORDERED
 from mpifarm.store.attempts import Column
 from mpifarm.store.held_file import Held
+from mpifarm.store.unlimited import Unlimited
 from mpifarm.system.time_of_day import encode_time
 from tests.unit.coordinator.test_coordinator import Hand
 
@@ -110,6 +112,7 @@ def test_a_farm_says_what_is_done_and_what_runs_where(hand):
     state = states_of(hand).describe(1.5, TimeLeft(1.0, 2.0, 3.0))
     assert state["counts"] == {"total": 100, "finished": 3, "failed": 2, "running": 1}
     assert state["seatless"] == {}
+    assert state["limits"] == []
     assert (state["rate"], state["phase"], state["exit_status"]) == (
         1.5,
         "working",
@@ -172,6 +175,7 @@ class Looked:
             recorded=(3, 2),
             paths=None,
             held_by_users=Held(),
+            unlimited=Unlimited(UNORDERED),
             has_record_of=lambda taskid: taskid < 5,
         )
         tally = Tally(0.0, done_before=before)

@@ -17,8 +17,10 @@ from mpifarm.lists.growth import Odd, Oddity
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
 from mpifarm.model.task import Outcome, Result
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.held_file import Held
 from mpifarm.store.types import Counts
+from mpifarm.store.unlimited import Unlimited
 from mpifarm.system.file_contents import ChangedError
 from tests.unit import fakes
 
@@ -77,6 +79,7 @@ class ChangingWorkdir:
         self._changes = changes
         self._left_nothing = left_nothing
         self.held_by_users = Held()
+        self.unlimited = Unlimited(UNORDERED)
         self.recorded = (1, 0)
         self.records: set[int] = set()
         self.results: list[dict[str, Any]] = []
@@ -296,6 +299,30 @@ def test_where_all_that_is_left_is_held_the_end_says_how_to_release_it(
     )
     assert end.said[-1].partition(": ")[2].startswith(words)
     assert end.workdir.results[0]["meaning"].startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("has_record", "drains", "words"),
+    [
+        (False, False, "give the same command with --limit a=N --limit zz=N"),
+        (True, False, ""),
+        (False, True, "give the same command with --limit a=N --limit zz=N"),
+    ],
+)
+def test_where_tasks_of_a_kind_without_a_limit_are_left_the_end_names_the_option(
+    has_record, drains, words
+):
+    def leave(farm: ConcludedFarm) -> None:
+        kinds = {0: "zz", 1: "b", 2: "a"}
+        farm.workdir.unlimited = Unlimited(Constraints(kinds=kinds))
+        farm.workdir.unlimited.name_limits(["b"])
+        farm.workdir.records = {0, 2} if has_record else set()
+
+    end = ConcludedFarm(1, 0, left_nothing=True, drains=drains, before=leave)
+    way_on = end.said[-1].partition("to go on, ")[2]
+    assert way_on.endswith(words)
+    assert way_on.startswith("remove ") is drains
+    assert bool(way_on) is bool(words)
 
 
 def test_what_did_not_fail_in_this_farm_failed_in_another():

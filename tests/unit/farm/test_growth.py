@@ -21,9 +21,10 @@ from mpifarm.farm.growth import (
 )
 from mpifarm.farm.standard_input import InputFeed
 from mpifarm.lists.growth import ODD_SECONDS, Odd, Oddity
-from mpifarm.model.settings import Policy, Settings
+from mpifarm.model.settings import Settings
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.take_up import TakenUp, split_texts
+from mpifarm.store.unlimited import Unlimited
 from mpifarm.tasklists import ListTaskList
 
 
@@ -35,6 +36,8 @@ class FakeStore:
         self.answers: list[Any] = []
         self.offers: list[int] = []
         self._tasks = tasks
+        self.unlimited = Unlimited(tasks.constraints)
+        self.unlimited.name_limits(["disk"])
 
     def take_up(self, fresh: Any, begin: int, most: int) -> TakenUp:
         self.offers.append(len(fresh) - begin)
@@ -70,7 +73,6 @@ class Grown:
             on_list_grown=lambda now: self.events.append("grown"),
             on_list_seen=lambda: self.events.append("seen"),
             on_list_ended=lambda: self.events.append("ended"),
-            policy=Policy(seats=(("disk", 2),)),
         )
         self.lock = SimpleNamespace(try_acquire=self._acquire, release=self._release)
         fakes: dict[str, Any] = {"store": self.store, "lock": self.lock}
@@ -123,15 +125,21 @@ def test_what_is_added_is_taken_up_and_told(grown):
     assert grown.told == [f"2 tasks were added to {grown.path}: they run too"]
 
 
-def test_a_kind_without_a_limit_that_is_added_is_told_once(grown):
+def test_a_kind_without_a_limit_that_is_added_is_told_at_once_and_once(grown):
+    grown.append("three\n")
+    grown.run(2.0)
     for number, kind in enumerate(["disk", "gpu", "gpu"]):
         grown.append(f"[limit={kind}] {number}\n")
-        grown.run(100.0)
-    (warning,) = [each for each in grown.told if "runs too" not in each]
+        grown.run(2.0)
+    first, warning = grown.told
+    assert first == f"1 task was added to {grown.path}: it runs too"
     assert warning == (
         "WARNING: tasks of the kind 'gpu' were added, which has no limit in this farm:"
-        " any number of them may run at a time"
+        " they wait until a farm with --limit gpu=N runs them; start one beside this"
+        " one, or after it"
     )
+    grown.run(100.0)
+    assert grown.told[2:] == [f"1 task was added to {grown.path}: it runs too"]
 
 
 def test_what_is_added_bit_by_bit_is_told_now_and_then(grown):

@@ -32,8 +32,10 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.requests import Answer, Request, RequestKind
 from mpifarm.model.settings import Policy, Settings
 from mpifarm.model.task import Lease, Outcome
+from mpifarm.order.constraints import UNORDERED
 from mpifarm.store.held_file import Held
 from mpifarm.store.types import Recorded, Transacted
+from mpifarm.store.unlimited import Unlimited
 from tests.unit.fakes import Commands, define_farm, rank_set_of
 from tests.unit.virtual_rank import START, Clock, FakePool, result_of
 
@@ -148,6 +150,7 @@ class FakeStore:
         self.others_hold_tasks = False
         self.requests = FakeInbox(lock)
         self.held_by_users = Held()
+        self.unlimited = Unlimited(UNORDERED)
         self._clock = clock
         self._lock = lock
 

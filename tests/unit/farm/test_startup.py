@@ -23,8 +23,10 @@ from mpifarm.model.settings import (
     RunnerDefinition,
     Settings,
 )
+from mpifarm.order.constraints import UNORDERED
 from mpifarm.store.aside import name_next
 from mpifarm.store.held_file import Held
+from mpifarm.store.unlimited import Unlimited
 from tests.unit.fakes import define_farm
 
 RUNNER = RunnerDefinition("of the user")
@@ -93,6 +95,7 @@ class Started:
             recorded=(2, 4),
             count_failed_here=lambda total: 3,
             held_by_users=Held(),
+            unlimited=Unlimited(UNORDERED),
             frontier=None,
         )
         self.trace: Any = SimpleNamespace(watch_coordinator=self._watch)

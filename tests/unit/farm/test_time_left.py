@@ -10,7 +10,9 @@ from mpifarm.errors import StorageError
 from mpifarm.farm import time_left
 from mpifarm.farm.time_left import MIN_SECONDS, TimeLeftLook
 from mpifarm.model.wording import TimeLeft
+from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.store.held_file import Held
+from mpifarm.store.unlimited import Unlimited
 
 NOW = 100.0
 
@@ -34,6 +36,7 @@ class Farm:
         self.store: Any = SimpleNamespace(
             recorded=(3, 1),
             held_by_users=Held(),
+            unlimited=Unlimited(UNORDERED),
             has_record_of=range(4).__contains__,
             paths="paths",
         )
@@ -77,6 +80,15 @@ def test_who_holds_all_that_is_left_alone_knows_until_when(farm, held, is_known)
     found = farm.finder.find(NOW + MIN_SECONDS)
     assert (found is not None) is is_known
     assert len(farm.asked) == 1 + is_known
+
+
+def test_tasks_that_wait_for_another_farms_limit_have_no_time(farm):
+    kinds = dict.fromkeys(range(6, 10), "zz")
+    farm.store.unlimited = Unlimited(Constraints(kinds=kinds))
+    farm.store.unlimited.name_limits(())
+    assert farm.finder.find(NOW) is not None
+    farm.store.held_by_users = Held(frozenset({4, 5}))
+    assert farm.finder.find(NOW + MIN_SECONDS) is None
 
 
 def test_a_list_that_is_done_takes_no_time(farm):

@@ -369,6 +369,42 @@ def test_tasks_that_are_added_with_an_order_wait(site):
     assert not [note for note in again.notes if "were added" in note]
 
 
+def test_added_tasks_of_a_kind_without_a_limit_are_left_to_farms_with_one(site):
+    workdir = begin(site)
+    workdir.unlimited.name_limits(["gpu"])
+    site.tasks += ["[limit=zz] x", "one more", "[limit=gpu] x", "last"]
+    site.constraints.kinds.update({12: "zz", 14: "gpu"})
+    site.constraints.after[15] = (12,)
+    assert site.take_up(workdir) is TakenUp.YES
+    assert site.ids("waiting") == [12, 14, 15]
+    assert work(workdir) == [*range(3, 12), 13, 14]
+    # What is put back by a farm with the limit, or by a retry, stays there, too.
+    other = site.open()
+    other.unlimited.name_limits(["gpu", "zz"])
+    assert other.transact((), (), 20).taken == [12]
+    other.transact((), [12], 0)
+    assert workdir.transact((), (), 20).taken == []
+    assert workdir.transact((), (), 20).empty
+    assert not workdir._more_may_come
+    assert work(other) == [12, 15]
+    assert workdir.close()
+    assert other.close()
+    assert site.violations() == []
+
+
+def test_a_rank_that_takes_over_leaves_them_too(site):
+    workdir = begin(site)
+    site.tasks += ["[limit=zz] x", "one more"]
+    site.constraints.kinds[12] = "zz"
+    assert site.take_up(workdir) is TakenUp.YES
+    site.kill(workdir)
+    leads = site.open()
+    leads.unlimited.name_limits([])
+    assert work(leads) == [*range(3, 12), 13]
+    assert site.ids("waiting") == [12]
+    assert leads.close()
+
+
 def test_a_queue_that_gets_none_of_the_added_tasks_is_not_written_again(site):
     site.constraints.after[5] = (3,)
     workdir = begin(site)
