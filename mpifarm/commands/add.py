@@ -16,7 +16,11 @@ from typing import Any, Final, NamedTuple
 from mpifarm.audit.farms import Farm, Life, read_claimed
 from mpifarm.audit.snapshot import observer, read_claims
 from mpifarm.commands.argument_words import SEPARATORS, split_line
-from mpifarm.commands.farm_command import find_farm_command
+from mpifarm.commands.farm_command import (
+    find_farm_command,
+    find_remap_command,
+    find_wait,
+)
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
 from mpifarm.database.names import is_database_name
@@ -32,6 +36,7 @@ from mpifarm.order.directives import kind_of
 from mpifarm.store import adding
 from mpifarm.store.adding import ListEnd
 from mpifarm.store.farm_file import find_last_farm_file
+from mpifarm.store.fingerprint import parse_fingerprint
 from mpifarm.store.target import (
     SUFFIX,
     Target,
@@ -40,6 +45,7 @@ from mpifarm.store.target import (
     is_database,
     refuse_status_file,
 )
+from mpifarm.system import files
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
 from mpifarm.tasklists import ListReader
@@ -324,6 +330,7 @@ def _add(
     paths = WorkdirPaths(os.path.abspath(target.workdir))
     end = ListEnd(os.path.realpath(target.tasklist))
     _read(end)  # the long way, without the lock
+    _refuse_edited(end, paths, target)
     lock = find_lock(target, environ)
     lock.probe()
     with lock.hold(LOCK_SECONDS):
@@ -369,6 +376,18 @@ def _read(end: ListEnd) -> None:
         end.read()
     except OSError as error:
         raise InputError(f"can't read {end.path}: {error.strerror}") from error
+
+
+def _refuse_edited(end: ListEnd, paths: WorkdirPaths, target: Target) -> None:
+    """Raise `InputError` for an edited list, of which farms take up no more lines."""
+    stored = parse_fingerprint(files.find_content(paths.fingerprint) or b"")
+    if stored is None or not end.is_edited(stored):
+        return
+    raise InputError(
+        f"{target.tasklist} was edited since {target.workdir} was begun, and no farm"
+        " takes up what is added to an edited list: undo the edit, or"
+        f" {find_wait(target)}give {find_remap_command(target)}, and then add"
+    )
 
 
 def _check_order(

@@ -16,6 +16,7 @@ from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store import adding
 from mpifarm.store.farm_report import FarmReport
+from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 
 
 class Console:
@@ -253,6 +254,27 @@ def test_a_list_that_no_line_can_be_added_to_is_refused(place, tmp_path, monkeyp
     monkeypatch.setattr(os, "access", access)
     place.say(tasklist=str(place.tasklist), handler="greasy")
     assert "read by the handler 'greasy'" in place.refuse("x")
+
+
+@pytest.mark.parametrize("known", [["echo one", "echo two"], ["echo one"]])
+def test_to_an_edited_list_nothing_is_added(place, known):
+    fingerprint = encode_fingerprint(take_fingerprint(known))
+    (place.workdir / "fingerprint.json").write_bytes(fingerprint)
+    assert place.add("true")
+    place.tasklist.write_text("echo 1\necho two\ntrue\n")
+    said = place.refuse("true")
+    assert "was edited since" in said
+    assert said.endswith(
+        f"undo the edit, or give mpifarm --remap {place.tasklist}, and then add"
+    )
+
+
+def test_the_last_line_of_a_list_may_have_no_newline(place):
+    place.tasklist.write_text("echo one\necho two")
+    fingerprint = encode_fingerprint(take_fingerprint(["echo one", "echo two"]))
+    (place.workdir / "fingerprint.json").write_bytes(fingerprint)
+    assert place.add("true")
+    assert place.content == "echo one\necho two\ntrue\n"
 
 
 def test_a_list_that_was_never_farmed_has_no_workdir(place, tmp_path):
