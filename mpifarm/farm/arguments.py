@@ -4,8 +4,10 @@ Rules of this file: it makes texts, and opens nothing.
 """
 
 import os
+import re
 from collections.abc import Callable
 
+from mpifarm.errors import InputError
 from mpifarm.lists.arguments import Source, make_lines, split_arguments
 from mpifarm.model.settings import Arguments, ArgumentSource
 from mpifarm.model.task import decode_text
@@ -26,13 +28,34 @@ def make_list(arguments: Arguments, read_file: Callable[[str], bytes]) -> bytes:
     """Return the list that arguments make, a task a line; b"" without an argument.
 
     `read_file` returns the content of a file behind ``::::``, and what it raises is
-    raised.  Raises InputError for a command that can't be one of a list.
+    raised.  Raises InputError for a command that can't be one of a list, and where one
+    becomes a comment.
     """
     sources = [
         Source(split_arguments(_read(source, read_file)), source.is_linked)
         for source in arguments.sources
     ]
-    return make_lines([os.fsencode(word) for word in arguments.command], sources)
+    lines = make_lines([os.fsencode(word) for word in arguments.command], sources)
+    _check_no_comment(lines)
+    return lines
+
+
+def _check_no_comment(lines: bytes) -> None:
+    """Raise InputError for a line that a list takes for a comment or a directive.
+
+    It would be dropped, or let tasks wait; GNU parallel gives it to a shell.
+    """
+    if not lines.startswith(b"#") and b"\n#" not in lines:
+        return  # a million lines cost two looks
+    found = re.search(rb"^#.*", lines, re.MULTILINE)
+    assert found is not None
+    number = lines.count(b"\n", 0, found.start()) + 1
+    line = shorten_line(found[0])
+    raise InputError(
+        f"line {number} that the arguments make, {line}, begins with #, which makes a"
+        " comment or a directive of it in a list: leave it out; if it is to be one,"
+        " write a list in a file (mpifarm FILE)"
+    )
 
 
 def _read(source: ArgumentSource, read_file: Callable[[str], bytes]) -> bytes:

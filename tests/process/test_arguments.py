@@ -154,6 +154,29 @@ def test_a_mistake_is_told_before_anything_is_made(create_place, words, said):
     assert sorted(place.directory.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["{}", ":::", "echo b", "#BARRIER", "echo c"],
+        [":::", "#BARRIER"],
+        ["{2} {1}", "::::", "-", ":::", "#BARRIER", "x"],
+        ["--dry-run", "{}", ":::", "#BARRIER"],
+        ["submit", "--print", "-t", "1h", "{}", ":::", "#BARRIER"],
+        ["add", "begun", "{}", ":::", "echo b", "#BARRIER"],
+    ],
+)
+def test_an_argument_becomes_neither_a_barrier_nor_a_comment(create_place, words):
+    place = created(create_place)
+    if words[0] == "add":
+        run(place, "-w", "begun", "-", stdin="true\n")
+    before = sorted(place.directory.rglob("*"))
+    said = run(place, *words, stdin="true\n", status=2)
+    number = "2" if "echo b" in words else "1"
+    assert f"line {number} that the arguments make, '#BARRIER" in said
+    assert "begins with #, which makes a comment or a directive of it" in said
+    assert sorted(place.directory.rglob("*")) == before
+
+
 def test_an_argument_with_the_name_of_an_option_is_warned_of(create_place):
     place = created(create_place)
     said = run(place, "echo", ":::", "a", "--retries")
