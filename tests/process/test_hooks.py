@@ -75,7 +75,9 @@ import os, sys, time
 class Sleeps:
     def on_event(self, event): time.sleep(1000)
 class Dies:
-    def on_event(self, event): os._exit(3)
+    def on_event(self, event):
+        open("died", "w").close()
+        os._exit(3)
 class Floods:
     def on_event(self, event):
         for _ in range(1000):
@@ -85,7 +87,7 @@ class Floods:
 
 
 def test_hooks_that_sleep_die_and_flood_cost_their_own_output_alone(create_place):
-    place = create_place(["true"] * 20)
+    place = create_place(["until [ -e died ]; do sleep 0.02; done"] * 20)
     (place.directory / "bad.py").write_text(BAD_HOOKS)
     names = ("Sleeps", "Dies", "Floods", "Missing")
     config = "".join(f"[{name}]\nHook = bad.{name}\n" for name in names)

@@ -166,13 +166,21 @@ def test_a_plain_farmer_with_the_same_handler_shares_the_list(create_own, plain_
         pytest.skip("its task lists are not made by handlers of this kind")
     place = create_own(["echo $PROC_NUMBER >> ran"] * 60)
     # PyTaskFarmer has no shell
-    script = place.script("note", 'echo "$PROC_NUMBER" >> ran', "sleep 0.05")
+    script = place.script(
+        "note",
+        'echo "$PROC_NUMBER" >> ran',
+        'echo "${MPIFARM_FARM:-plain}" >> farmers',
+        '[ "$PROC_NUMBER" -lt 20 ] || until [ -e go ]; do sleep 0.02; done',
+        "sleep 0.05",
+    )
     place.tasklist.write_text(f"{script}\n" * 60)
     ini = Path(place.environment["HOME"], ".pytaskfarmer", "tasklists.d", "own.ini")
     ini.write_text("[own]\nTaskList = queues.QueueOfFiles\n")
     plain = place.start_plain(plain_farmer, "-t", "own", "-n", "2")
     wait_until(lambda: place.notes("ran"))
     farm = place.start("-t", "own", "-n", "2")
+    wait_until(lambda: len({*place.notes("farmers")}) == 2)
+    place.allow()
     assert farm.wait() in {0, 3}, farm.text()
     assert plain.wait() == 0, plain.text()
     assert Counter(place.notes("ran")) == Counter(map(str, range(60)))

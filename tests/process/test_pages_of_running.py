@@ -193,7 +193,7 @@ def test_a_program_that_saves_at_the_signal_is_kept_by_its_shell(desk):
     place = desk.place
     place.write_program("simulate", SAVES)
     place.tasklist.write_text(take_block("when-tasks-fail.md", "trap : USR1").text())
-    farm = place.start("--checkpoint-signal", "USR1", "--grace", "10")
+    farm = place.start("--checkpoint-signal", "USR1", "--grace", "60")
     place.wait_for_marks("started", 1)
     farm.send_signal(signal.SIGUSR1)
     assert_ends(farm, 75)

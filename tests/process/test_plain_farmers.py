@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from mpifarm.store.start_order import shuffled
-from tests.support import wait_until
+from tests.support import try_rounds, wait_until
 
 TASKS = 1000
 SHORTER = 200
@@ -33,16 +33,22 @@ class Start(NamedTuple):
     """Whether the task stood in ``finished`` already."""
 
 
-def create_list(create_place, count, seconds=0.05, plain_seconds=0.05):
+def create_list(create_place, count, seconds=0.05, plain_seconds=0.05, name="here"):
     """Each command notes who runs it, and whether that is too late.
 
-    It takes `seconds` in mpifarm, which is to leave a PyTaskFarmer its share.
+    It takes `seconds` in mpifarm, which is to leave a PyTaskFarmer its share.  Until
+    the test lets all go on, a farmer that has begun 40 waits for the other.
     """
-    place = create_place()
+    place = create_place(name=name)
     script = place.script(
         "mark",
         f'late=$(grep -c "^$1 " {place.workdir}/finished 2>/dev/null)',
         'echo "$1 ${MPIFARM_FARM:-plain} ${late:-0}" >> starts',
+        "if [ ! -e go ]; then",
+        '  if [ $(grep -c " ${MPIFARM_FARM:-plain} " starts) -gt 40 ]; then',
+        "    until [ -e go ]; do sleep 0.02; done",
+        "  fi",
+        "fi",
         f'[ -n "$MPIFARM_FARM" ] && exec sleep {seconds}',
         f"exec sleep {plain_seconds}" if plain_seconds else "exit 0",
     )
@@ -63,11 +69,12 @@ def started_by_mpifarm(place):
 def await_both_at_work(place, share=5):
     """Until each of the two has started so many."""
 
-    def both():
-        plain = Counter(start.farm == "plain" for start in starts(place))
-        return plain[True] >= share and plain[False] >= share
+    wait_until(lambda: are_both_at_work(place, share), 60)
 
-    wait_until(both, 60)
+
+def are_both_at_work(place, share=5):
+    plain = Counter(start.farm == "plain" for start in starts(place))
+    return plain[True] >= share and plain[False] >= share
 
 
 def assert_mpifarm_kept_its_promises(place):
@@ -99,6 +106,8 @@ def test_each_task_runs_once_when_both_work_on_one_list(
         farm = place.start("--proc", WORKERS)
         wait_until(lambda: starts(place))
         plain = place.start_plain(plain_farmer, "--proc", WORKERS)
+    await_both_at_work(place, share=40)
+    place.allow()
     # 3: mpifarm had nothing left while the plain one still ran its last tasks
     assert farm.wait(110) in (0, 3)
     assert plain.wait(60) == 0
@@ -106,7 +115,7 @@ def test_each_task_runs_once_when_both_work_on_one_list(
     assert_mpifarm_kept_its_promises(place)
     assert sorted(start.taskid for start in starts(place)) == list(range(TASKS))
     share = len(started_by_mpifarm(place))
-    assert 50 < share < TASKS - 50
+    assert 40 <= share <= TASKS - 40
     assert place.run() == 0
 
 
@@ -140,11 +149,14 @@ def test_mpifarm_stopped_in_the_middle_goes_on_beside_a_plain_farmer(
     farm = place.start("--proc", WORKERS, *options)
     await_both_at_work(place)
     stop(place, farm)
+    place.allow()
     ours = [start.taskid for start in started_by_mpifarm(place)]
     in_order = shuffled(7).sort(ours) if options else sorted(ours)
     places = {taskid: place for place, taskid in enumerate(in_order)}
-    # four workers start what stands side by side at about the same time
-    assert all(abs(at - places[each]) <= 8 for at, each in enumerate(ours))
+    # four workers start what stands side by side at about the same time, but for those
+    # whose command a stall of the machine held up
+    late = [each for at, each in enumerate(ours) if abs(at - places[each]) > 8]
+    assert len(late) <= 4
     again = place.start("--proc", WORKERS, *options)
     assert again.wait() in (0, 3)
     assert plain.wait() == 0
@@ -191,11 +203,21 @@ def kill_plain(place, plain):
 def test_a_plain_farmer_stopped_in_the_middle_takes_nothing_of_mpifarm_with_it(
     create_place, plain_farmer, stop, options
 ):
-    place = create_list(create_place, SHORTER)
-    farm = place.start("--proc", WORKERS)
-    plain = place.start_plain(plain_farmer, "--proc", "2", *options)
-    await_both_at_work(place)
+
+    def begin(number):
+        # a blank in its path would part a command for the plain farmer
+        place = create_list(create_place, SHORTER, name=f"here-{number}")
+        plain = place.start_plain(plain_farmer, "--proc", "2", *options)
+        farm = place.start("--proc", WORKERS)
+        wait_until(lambda: plain.has_ended() or are_both_at_work(place), 60)
+        if are_both_at_work(place):
+            return place, farm, plain
+        place.kill(farm)  # the plain one's time was over
+        return None
+
+    place, farm, plain = try_rounds(begin)
     stop(place, plain)
+    place.allow()
     status = farm.wait()
     mine = Counter(start.taskid for start in started_by_mpifarm(place))
     assert set(mine.values()) == {1}
@@ -247,6 +269,8 @@ def test_the_timelines_of_both_become_one_with_names_and_numbers_of_each(
     plain = place.start_plain(plain_farmer, "--proc", "2")
     wait_until(lambda: len(place.ids("finished")) > 50)
     farm = place.start("--proc", WORKERS)
+    wait_until(lambda: len({start.farm for start in starts(place)}) == 3)
+    place.allow()
     assert farm.wait(60) in (0, 3)
     assert plain.wait(60) == 0
     assert_nothing_is_lost(place, SHORTER)
@@ -270,6 +294,7 @@ def test_mpifarm_goes_on_where_a_plain_farmer_was_stopped(create_place, plain_fa
     plain = place.start_plain(plain_farmer, "--proc", "2")
     place.await_notes("starts", 30)
     stop_plain_by_usr1(place, plain)
+    place.allow()
     lost = set(range(100)) - set(place.ids("finished")) - set(place.ids("toprocess"))
     assert place.run() == (3 if lost else 0)
     assert_mpifarm_kept_its_promises(place)
@@ -279,6 +304,7 @@ def test_mpifarm_goes_on_where_a_plain_farmer_was_stopped(create_place, plain_fa
 @pytest.mark.parametrize("plain_farmer", ["0.1.0"], indirect=True)
 def test_both_meet_in_the_lock_area_of_the_environment(create_place, plain_farmer):
     place = create_list(create_place, 100)
+    place.allow()
     area = place.directory / "area"
     area.mkdir()
     place.environment["SCRATCH"] = str(area)

@@ -165,7 +165,7 @@ def _has_slurm(nodes: int) -> bool:
     sinfo = ["sinfo", "--noheader", "--states=idle", "--format=%D"]
     try:
         answer = subprocess.run(
-            sinfo, capture_output=True, text=True, timeout=5, check=False
+            sinfo, capture_output=True, text=True, timeout=30, check=False
         )
     except subprocess.TimeoutExpired:
         return False

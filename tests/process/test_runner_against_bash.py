@@ -116,7 +116,7 @@ class Scratch:
                 stderr=log,
                 env=env,
                 start_new_session=True,
-                timeout=30,
+                timeout=60,
                 check=False,
             )
         return self._ended(done.returncode)
@@ -526,14 +526,14 @@ def test_what_was_written_to_the_log_before_stands_before(scratch: Scratch) -> N
     assert scratch.log.read_bytes() == b"second attempt\na\n"
 
 
-@pytest.mark.parametrize("line", ["sh ./waiting", "x; sleep 60; x"])
+@pytest.mark.parametrize("line", ["sh ./waiting", "x; sleep 900; x"])
 def test_terminate_ends_the_command_and_what_it_started(
     scratch: Scratch, line: str
 ) -> None:
     runner = BasicRunner()
     ended: list[Ended] = []
     line = (
-        "sh -c 'sleep 60 & echo $!; wait'" if "waiting" in line else f"echo $$; {line}"
+        "sh -c 'sleep 900 & echo $!; wait'" if "waiting" in line else f"echo $$; {line}"
     )
     running = threading.Thread(target=lambda: ended.append(scratch.run(runner, line)))
     scratch.log.write_bytes(b"")
@@ -541,7 +541,7 @@ def test_terminate_ends_the_command_and_what_it_started(
     wait_for(lambda: scratch.log.read_bytes().endswith(b"\n"))
     pid = int(scratch.log.read_bytes().split()[0])
     runner.terminate()
-    running.join(20)
+    running.join(60)
     assert [status for status, _ in ended] == [-signal.SIGTERM]
     wait_for(lambda: not is_running(pid))
 
@@ -553,7 +553,7 @@ def test_terminate_before_a_task_does_not_reach_it(scratch: Scratch) -> None:
     assert scratch.run(runner, "sleep 0.1; x") == scratch.bash("sleep 0.1; x")
 
 
-@pytest.mark.parametrize("line", ["sleep 60", "sleep 60; x", "nosuch || sleep 60"])
+@pytest.mark.parametrize("line", ["sleep 900", "sleep 900; x", "nosuch || sleep 900"])
 def test_terminate_while_a_command_is_being_started_reaches_it(
     scratch: Scratch, line: str
 ) -> None:
@@ -570,7 +570,7 @@ def test_terminate_while_nothing_can_be_started_for_long(scratch: Scratch) -> No
     assert scratch.run(runner, "nosuch").status in (-signal.SIGTERM, not_found)
 
 
-def wait_for(condition: Callable[[], bool], deadline: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], deadline: float = 30.0) -> None:
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end

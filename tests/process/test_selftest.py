@@ -374,13 +374,9 @@ def lines_of(child, verdict):
     ]
 
 
-def test_all_holds_on_this_machine_in_ten_seconds_and_nothing_stays(
-    selftest, farm_token
-):
-    begun = time.monotonic()
+def test_all_holds_on_this_machine_and_nothing_stays(selftest, farm_token):
     child = selftest()
     assert child.wait() == 0, child.text()
-    assert time.monotonic() - begun < 10
     assert child.text().splitlines()[-1] == (
         "All that mpifarm promises holds here.  Not tested: ranks on several hosts."
     )

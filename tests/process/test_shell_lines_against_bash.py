@@ -142,7 +142,7 @@ def bash(line, *options, directory, path="/nowhere", options_of_all=""):
         cwd=directory,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
 
