@@ -169,10 +169,21 @@ _LINES = (
 )
 _NONE_RUNS = "nothing is kept running: mpifarm LIST starts, works, and ends"
 _PROC = "-n N (--proc N) is the number of tasks at one time on each rank"
+_CPUS = (
+    "mpifarm doctor says how many CPUs (hardware threads) a farm may use here, -n auto"
+    " runs a task on each, and -n 50% on half of them"
+)
+_NEEDLESS = "none is needed: leave it out"
 
 OPTIONS_OF_OTHERS: Final = _by_name({
     "--jobs -j --workers --worker -P --max-procs --np -np --nproc --nprocs --processes"
     " --num-workers --cores --procs --tasks-at-once": _PROC,
+    "--tasks-per-node --jobs-per-node": (
+        f"{_PROC}, and mpirun or srun starts a rank on each node"
+    ),
+    "--number-of-cpus --number-of-cores --number-of-threads --number-of-sockets"
+    " --use-cores-instead-of-threads --use-sockets-instead-of-threads"
+    " --use-cpus-instead-of-cores": _CPUS,
     "--resume --continue --resume-failed --requeue --resume-from --use-status-file"
     " --append": _AGAIN,
     "--restart --rerun": f"{_AGAIN}; {_AFRESH}",
@@ -180,18 +191,24 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     "--retry-failed --rerun-failed --only-failed --failed-only": (
         "mpifarm retry LIST puts failed tasks back, and the same command runs them"
     ),
-    "--joblog --job-log --logfile --log-file --report --statusfile": (
+    "--joblog --jl --job-log --logfile --log-file --report --statusfile": (
         "attempts.tsv in the workdir has a line for each attempt, and mpifarm joblog"
         " LIST --gnu prints them as GNU parallel does"
     ),
-    "--results --output -o --outputdir --output-dir --error --stdout --stderr"
+    "--results --result --output -o --outputdir --output-dir --error --stdout --stderr"
     " --group --ungroup -u --files"
     " --output-as-files --outputasfiles --res --latest-line --ll --stream": _KEPT,
-    "--keep-order -k": (
+    "--compress --compress-program --use-compress-program --decompress-program"
+    " --use-decompress-program": f"{_KEPT}; --logs packed keeps it in a few files",
+    "--color --colour --color-failed --colour-failed --color-fail --colour-fail --cf": (
+        "what a task prints is kept as it is, and with pip install 'mpifarm[rich]',"
+        " mpifarm ls LIST has colours on a terminal"
+    ),
+    "--keep-order --no-keep-order -k": (
         "each task's output is in the workdir, and mpifarm log LIST prints all of them"
         " in the order of the list"
     ),
-    "--tag --tagstring --ctag --line-buffer --linebuffer --lb": (
+    "--tag --tagstring --ctag --ctag-string --line-buffer --line-buffered --lb": (
         "each task's output is in the workdir, and mpifarm log LIST --tag prints all"
         " lines, each with its task (with -f also while the tasks run)"
     ),
@@ -227,6 +244,10 @@ OPTIONS_OF_OTHERS: Final = _by_name({
         "--dry-run shows what would run, mpifarm check LIST what is finished and left,"
         " and --canary 4 runs four tasks before any other"
     ),
+    "--record-env --session": (
+        "none is needed: commands have the environment of mpifarm, and --setup 'source"
+        " env.sh' runs before each, in its shell"
+    ),
     "--prolog --prologue --pre --init --env --env-file --module --source --preamble": (
         "--setup 'source env.sh' runs before each command, in its shell; what the job"
         " script has set before mpifarm, commands have as well"
@@ -240,22 +261,36 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     ),
     "--arg-file --a -a --file -f --input --taskfile --task-file --commands"
     " --command-file --joblist --list -i --from-json --each-line": _LIST,
+    "--profile": (
+        "options for many farms stand in ~/.config/mpifarm/config.ini, and mpifarm"
+        " config says what each is here"
+    ),
+    "--process-slot-var --slot-replace": (
+        "each command has the number of its worker in $MPIFARM_WORKER"
+    ),
     "--colsep -C --csv -d --delimiter -0 --null -I -L --max-lines --max-args"
     " --max-replace-args -X -m --xargs --trim --rpl --parens --plus --link --xapply"
-    " --arg-sep --arg-file-sep": _LINES,
+    " --arg-sep --arg-file-sep --replace -U --extension-replace --basename-replace"
+    " --dirname-replace --basename-extension-replace --seq-replace --er --bnr --dnr"
+    " --bner --eof -E -e -l --max-chars -s --max-line-length-allowed --show-limits"
+    " --link-input-source --xapply-input-source --skip-first-line": _LINES,
     "--header": (
         "there are no named parameters: use {1} {2} for those of the first and the"
         " second :::"
     ),
-    "--sem --semaphore --licence --licences --license --licenses --seats": (
+    "--sem --semaphore --semaphore-name --semaphore-timeout --st --licence --licences"
+    " --license --licenses --seats": (
         "--limit NAME=N runs at most N tasks of the kind NAME at a time, which the list"
         " has as [limit=NAME] COMMAND"
     ),
     "-q --silent": "--quiet prints warnings and errors alone",
     "--shell --use-shell": "a line runs as /bin/bash -c would run it: leave it out",
-    "--quote": "quote the command as for a shell: mpifarm 'echo \"a  b\" {}' ::: 1 2",
+    "--quote --shell-quote": (
+        "quote the command as for a shell: mpifarm 'echo \"a  b\" {}' ::: 1 2"
+    ),
     "--debug -x": "-v prints a line for each task",
-    "--will-cite --no-notice --citation --bibtex": "none is needed: leave it out",
+    "--will-cite --no-notice --nn --citation --bibtex --no-run-if-empty --gnu --plain"
+    " --tollef --bug --unsafe --ctrl-c --no-ctrl-c": _NEEDLESS,
     "--shuf --randomize --random --random-order": (
         "--shuffle starts tasks in a random order, --shuffle 42 in the same one again"
     ),
@@ -281,21 +316,52 @@ OPTIONS_OF_OTHERS: Final = _by_name({
     "--pin": "--bind gives each worker its own share of the rank's CPUs",
     "--retire-cmd --no-retire --startup-only --ssh-node --context-launch"
     " --use-address --mailto --mailfreq --mail": _NONE_RUNS,
-    "--pipe --pipepart --block --spreadstdin --fifo --cat --tmux"
+    "--pipe --pipe-part --block --block-size --block-timeout --bt --spreadstdin --fifo"
+    " --cat --tee --round-robin --round --shard --bin --group-by --recstart --recend"
+    " --regexp --regex --remove-rec-sep --rrs --tmux --tmux-pane --stdin --interactive"
+    " --open-tty --tty --template --tmpl --embed --shebang --hashbang"
     " --fg --bg --nonall --onall --basefile --bf --transfer --trc --return --cleanup"
-    " --sqlmaster --sqlworker": (
+    " --transfer-files --transfer-file --tf --sql --sql-master --sql-worker"
+    " --sql-and-worker": (
         "mpifarm runs a list of commands, each once, with nothing on its standard"
         " input: write what each reads into its line"
     ),
     "--sshlogin --sshloginfile -S --slf --hosts --host -H --hostfile --machinefile"
-    " --ntasks -N --nodes --ntasks-per-node --tasks-per-node --cpus-per-task -c"
+    " --filter-hosts --filter-host --host-groups --host-group --host-grp --hgrp --ssh"
+    " --ssh-delay --controlmaster -M --rsync-opts --name"
+    " --ntasks --nodes --ntasks-per-node --cpus-per-task -c"
     " --bind-to --map-by --cpu-bind --overlap --oversubscribe --exclusive --partition"
     " -p --account -A --qos --walltime --mem --mem-per-cpu --nodelist --exclude"
-    " --job-name -J --array --begin --dependency --constraint --gres --cpus --resource"
-    " --cpuspertask"
-    " --taskspernode": _LAUNCHER,
+    " --job-name -J --array --begin --dependency --constraint --gres --cpus --resource":
+        _LAUNCHER,
+    "-N": (
+        f"{_LAUNCHER}; two arguments for each command are sources that are linked,"
+        " mpifarm 'COMMAND {1} {2}' :::: FILE ::::+ FILE"
+    ),
 })  # fmt: skip
 """Options of other tools, with a sentence about the same in mpifarm."""
+
+
+def explain_theirs(name: str) -> str:
+    """Return the sentence about an option of another tool, "" for any other word.
+
+    GNU parallel takes ``--keeporder`` for ``--keep-order``, and disBatch has
+    ``--tasksPerNode``.
+    """
+    if said := OPTIONS_OF_OTHERS.get(name, ""):
+        return said
+    if not name.startswith("--"):
+        return ""
+    joined = {_join(each): said for each, said in OPTIONS_OF_OTHERS.items()}
+    return joined.get(_join(name), "")
+
+
+def _join(name: str) -> str:
+    """Return a long option without the dashes and capitals in it, and others whole."""
+    if not name.startswith("--"):
+        return name
+    return "--" + name[2:].replace("-", "").replace("_", "").lower()
+
 
 _SECOND_NAME = "the database is the second name: mpifarm import LIST FILE.db"
 
@@ -412,6 +478,8 @@ def _explain_extra_option(
 
     The arguments are those of `explain_words`.
     """
+    if said := explain_number(tasklist):
+        return said
     for word in extra:
         name = word.partition("=")[0]
         if name in SUBCOMMANDS.get(tasklist, ()) and os.path.isfile(tasklist):
@@ -420,6 +488,16 @@ def _explain_extra_option(
             said = _explain_letter(word, words) or _explain_option(word, options)
             return f"there is no option {_shown(word)}{said}"
     return ""
+
+
+def explain_number(tasklist: str) -> str:
+    """Return a sentence about an option such as -0 that was taken for the list, or "".
+
+    argparse takes a negative number for a value.
+    """
+    if not re.fullmatch(r"-[0-9.]+", tasklist) or os.path.exists(tasklist):
+        return ""
+    return f"there is no option {tasklist}{_explain_option(tasklist, ())}"
 
 
 def _explain_command_behind(
@@ -475,8 +553,8 @@ def explain_key(
     near = [name] if name in options else [*find_near(name, options)]
     if near:
         return f", did you mean {_either([each[2:] for each in near])}?"
-    if name in OPTIONS_OF_OTHERS:
-        return f": {OPTIONS_OF_OTHERS[name]}"
+    if said := explain_theirs(name):
+        return f": {said}"
     return rest
 
 
@@ -695,9 +773,8 @@ def _explain_option(word: str, options: Sequence[str]) -> str:
     name = word.partition("=")[0]
     if name not in OPTIONS_OF_OTHERS and (others := _name_those_with(name)):
         return f"; {others}"
-    for known in (name, name[:2]):  # -j8 is -j 8
-        if known in OPTIONS_OF_OTHERS:
-            return f": {OPTIONS_OF_OTHERS[known]}"
+    if said := explain_theirs(name) or explain_theirs(name[:2]):  # -j8 is -j 8
+        return f": {said}"
     near = [*find_near(name, options)]
     if name.lstrip("-") in SUBCOMMANDS:
         near.append(f"mpifarm {name.lstrip('-')}")

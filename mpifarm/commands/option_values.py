@@ -363,7 +363,9 @@ WORKERS = Kind(
 )
 GPUS = Kind(parse_gpus, "'auto', 'none' or a number of GPUs")
 LOGS = one_of(LOG_KINDS)
-PROGRESS = one_of(PROGRESS_KINDS)
+PROGRESS = one_of(PROGRESS_KINDS)._replace(
+    hint=": leave --progress out, and the farm shows its progress anyway"
+)
 ORDER = one_of(ORDERS)
 SHUFFLE = Kind(parse_shuffle, "a whole number as a seed, or nothing")
 MPI = Kind(parse_mpi, "'auto' or 'off'", ": is its value missing?")

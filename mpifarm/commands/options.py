@@ -261,16 +261,17 @@ def _is_standard_input(tasklist: str) -> bool:
 def _check_is_list(tasklist: str) -> None:
     """Raise InputError if a missing list has the name of another tool's subcommand.
 
-    A name that misspells one of ours, or that begins with a dash other than ``-``, is
-    refused, too.
+    A name that misspells one of ours, or that begins with a dash other than ``-``, or
+    is a negative number, is refused, too.
     """
     from mpifarm.commands.misspelt import (  # for mistakes only
         explain_command,
         explain_dash,
         explain_near_command,
+        explain_number,
     )
 
-    for explain in (explain_command, explain_near_command):
+    for explain in (explain_number, explain_command, explain_near_command):
         if why := explain_dash([tasklist]) or explain(tasklist):
             raise usage_error(why)
 

@@ -403,8 +403,9 @@ class _Search:
         key, config = self.kind.key, self.search_path.config
         if self.kind is _HANDLER and name.isdecimal():
             return (
-                "--task and --ta are short for --tasklist: spell out --task-timeout,"
-                " --task-time or --task-memory if one is meant"
+                f"-t, --task and --ta are short for --tasklist: write --proc {name} for"
+                " the number of tasks at one time on each rank, and spell out"
+                " --task-timeout, --task-time or --task-memory if one is meant"
             )
         from difflib import get_close_matches
 

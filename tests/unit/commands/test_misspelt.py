@@ -12,6 +12,7 @@ from mpifarm.commands import SUBCOMMANDS, misspelt
 from mpifarm.commands.option_values import FOLLOW
 from mpifarm.commands.options import ALL_NAMES, LONG_NAMES, parse_line
 from mpifarm.errors import InputError
+from mpifarm.plugins.registry import SearchPath, find_handler
 
 OPTIONS = ["--retries", "--proc", "-n", "--follow", "--limit", "--rank-timeout"]
 
@@ -61,15 +62,84 @@ def test_a_word_behind_shuffle_is_told_as_well():
 PAGE = Path(mpifarm.__file__).parent.parent / "docs" / "coming-from-parallel.md"
 
 
-def test_the_page_has_options_that_are_ours_or_are_answered():
-    rows = re.findall(r"^\| ([^|]*)\| ([^|]*)\|$", PAGE.read_text(), re.MULTILINE)
-    theirs = [name for row, _ in rows for name in re.findall(r"`(--?[\w-]+)", row)]
-    assert len(theirs) > 30
-    for name in theirs:
-        assert name in {*misspelt.OPTIONS_OF_OTHERS, *ALL_NAMES, "--retry"}, name
-    for _, answer in rows:
+ROWS = re.findall(r"^\| ([^|]*) \| ([^|]*) \|$", PAGE.read_text(), re.MULTILINE)
+TYPED = [
+    (typed, answer)
+    for theirs, answer in ROWS
+    for typed in re.findall(r"`(-[^`]*)`", theirs)
+]
+"""Each option of a row, as it stands there, with mpifarm's word for it."""
+
+THE_SAME = ("-j", "-P", "--retries N", "--timeout SECONDS", "--workdir DIR", "-n 2")
+"""Options of the page that mean something here: the same, or what the row says."""
+
+
+def answer_of(words, here):
+    """Return the sentence about an option in front of a list, "" if it is taken."""
+    try:
+        settings = parse_line([*words, "t"], {}).settle()
+    except InputError as error:
+        return str(error)
+    if settings.handler == "default":
+        return ""
+    with pytest.raises(InputError) as caught:
+        find_handler(settings.handler, SearchPath(str(here), f"{here}/.config"))
+    return str(caught.value)
+
+
+def names_of(text):
+    """Return the options, subcommands and separators that a text names."""
+    plain = re.sub(r"(?<![\w-])-[jn]\b", "--proc", text).replace("FILE", "LIST")
+    return {*re.findall(r"(?<![\w-])--[a-z][a-z-]*|::::\+|mpifarm \w+|\$\w+", plain)}
+
+
+@pytest.mark.parametrize(("typed", "answer"), TYPED)
+def test_an_option_of_the_page_is_answered_as_its_row_says(
+    typed, answer, here, tmp_path
+):
+    values = {"N": "4", "TIME": "60", "SECONDS": "60"}
+    told = answer_of([values.get(word, word) for word in typed.split()], tmp_path)
+    if not told:
+        assert typed.startswith(THE_SAME)
+    elif "nothing to say" in answer and not names_of(answer):
+        assert re.search("none is needed|anyway", told)
+    elif names := names_of(answer):
+        assert names & names_of(told), told
+    else:
+        assert "an argument on each line" in told
+
+
+def test_the_page_has_enough_rows():
+    assert len(TYPED) > 35
+    for _, answer in ROWS:
         for name in re.findall(r"`(--[a-z][a-z-]*)", answer):
             assert name in ALL_NAMES, name
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-0 t", "there is no option -0: mpifarm 'COMMAND {}' ::: a b runs"),
+        ("t -0", "there is no option -0: mpifarm 'COMMAND {}' ::: a b runs"),
+        ("-n 4 -0 t", "there is no option -0: mpifarm 'COMMAND {}' ::: a b runs"),
+        ("-0", "there is no option -0: mpifarm 'COMMAND {}' ::: a b runs"),
+        ("-1 t", "there is no option -1 ("),
+        ("-1", "there is no option -1 ("),
+        ("-1.5 t", "there is no option -1.5 ("),
+    ],
+)
+def test_an_option_that_is_a_number_is_not_taken_for_the_list(line, said):
+    with pytest.raises(InputError) as caught:
+        parse_line(line.split(), {})
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_list_may_have_a_negative_number_for_a_name(tmp_path):
+    (tmp_path / "-0").touch()
+    assert parse_line(["-0"], {}).values["tasklist"] == "-0"
+    assert parse_line(["-n", "-1", "t"], {}).values["tasklist"] == "t"
 
 
 def test_an_answer_names_options_and_subcommands_that_there_are():
@@ -126,6 +196,23 @@ def test_an_answer_names_options_and_subcommands_that_there_are():
         ("--env-file", "--setup 'source env.sh' runs before each command"),
         ("--only-failed", "mpifarm retry LIST puts failed tasks back"),
         ("--begin", "before python -m mpifarm"),
+        ("--tasks-per-node", "-n N (--proc N) is the number of tasks"),
+        ("--tasksPerNode", "-n N (--proc N) is the number of tasks"),
+        ("--ntasks-per-node", "before python -m mpifarm"),
+        ("--cpusPerTask", "before python -m mpifarm"),
+        ("--keeporder", "mpifarm log LIST prints all of them"),
+        ("--retryfailed", "mpifarm retry LIST puts failed tasks back"),
+        ("--no-run-if-empty", "none is needed"),
+        ("--compress", "--logs packed"),
+        ("--color", "has colours on a terminal"),
+        ("--record-env", "have the environment of mpifarm"),
+        ("--number-of-cores", "-n auto runs a task on each"),
+        ("--profile", "~/.config/mpifarm/config.ini"),
+        ("--process-slot-var", "$MPIFARM_WORKER"),
+        ("--replace", "runs COMMAND a and COMMAND b"),
+        ("--gnu", "none is needed"),
+        ("--bin", "nothing on its standard input"),
+        ("--sshdelay", "mpifarm submit"),
     ],
 )
 def test_an_option_of_a_peer_is_answered_in_place_of_the_nearest_spelling(word, said):
@@ -174,7 +261,7 @@ def test_a_letter_with_a_number_may_be_a_slip_for_that_of_the_workers(words, sai
         ("--repair", "; mpifarm check has one"),
         ("-j8", ": "),
         ("-f", ": the list needs no option"),
-        ("-e", ""),
+        ("-g", ""),
         ("--timeout", ", did you mean --rank-timeout?"),
     ],
 )

@@ -570,7 +570,8 @@ def test_a_config_that_nothing_is_taken_from_is_told_with_the_options_that_would
 
 
 def test_a_number_for_a_handler_is_told_as_what_task_is_short_for(places):
-    assert "--task and --ta are short for --tasklist" in handler_complaint(places, "3")
+    told = handler_complaint(places, "3")
+    assert "-t, --task and --ta are short for --tasklist: write --proc 3 for" in told
 
 
 @pytest.mark.parametrize(
