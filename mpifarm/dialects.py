@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.order.constraints import Constraints
-from mpifarm.order.directives import MAX_WAITS, shorten
+from mpifarm.order.directives import MAX_WAITS, find_misspelt, seems_limit, shorten
 from mpifarm.tasklists import ListTaskList, TasklistFileError, read_lines
 
 
@@ -62,6 +62,20 @@ def _refuse_plain_directive(place: _Place, line: str, tool: str, remedy: str) ->
         place.refuse(
             f"is a directive of a plain list ({shorten(line)}), and a comment to"
             f" {tool}: {remedy}"
+        )
+    if near := find_misspelt(line):
+        place.refuse(
+            f"seems to say what waits ({shorten(line)}), and is a comment to {tool}, as"
+            f" {near} is: {remedy}, or a blank behind the # if it is a comment"
+        )
+
+
+def _refuse_limit(place: _Place, command: str, tool: str) -> None:
+    """Refuse a kind of a plain list, which is a command to other tools."""
+    if seems_limit(command):
+        place.refuse(
+            f"names a kind as a plain list does ({shorten(command)}), and to {tool} it"
+            " is a command: take [limit=…] out, or write the list as a plain one"
         )
 
 
@@ -211,6 +225,7 @@ class _DisBatchReader:
                 )
 
     def _add(self, place: _Place, text: str, repeat: int) -> None:
+        _refuse_limit(place, text, "disBatch")
         self.texts.add(text)
         self.numbers.extend((self._number, place.number, repeat))
         self._number += 1
@@ -271,6 +286,7 @@ class _DisBatchReader:
                 "has a REPEAT without a command, and there is no PREFIX and no SUFFIX:"
                 " write the command behind the numbers"
             )
+        _refuse_limit(place, text, "disBatch")
         if len(self.texts) + count > MAX_TASKS:
             place.refuse(
                 f"makes more than {MAX_TASKS} tasks by its REPEAT: correct the number,"
@@ -328,6 +344,7 @@ class GreasyTaskList(ListTaskList):
                 taskids.append(_NO_TASK)
                 continue
             marks = _split_marks(place, text)
+            _refuse_limit(place, marks.command, "GREASY")
             if marks.waits_for and (ids := _find_ids(place, marks.waits_for, taskids)):
                 constraints.after[len(texts)] = ids
                 waits += len(ids)
@@ -390,6 +407,12 @@ def _split_marks(place: _Place, text: str) -> _Marks:
         place.refuse(
             f'has "[@ … @]" behind its beginning ({shorten(text)}), where GREASY would'
             " cut it out of the command: write it at the beginning of the line"
+        )
+    if "[#" in rest and re.search(r"\[#[^][]*#\]", rest):
+        place.refuse(
+            f'has "[# … #]" behind its beginning ({shorten(text)}), where it is a part'
+            " of the command and lets no task wait: write it at the beginning of the"
+            " line"
         )
     directory = found.get("[@", "")
     if "[@" in found and (not directory or _has_comment(directory)):

@@ -26,6 +26,7 @@ from mpifarm.model.wording import counted
 from mpifarm.order.constraints import UNORDERED, Constraints
 from mpifarm.order.directives import (
     DIRECTIVES,
+    MISSPELT,
     DirectiveError,
     DirectiveReader,
     command_of,
@@ -151,10 +152,9 @@ MAX_REMARKS: Final = 1000
 _is_remark = re.compile(
     rb"#(?:!|DISBATCH|SBATCH|PBS|BSUB|OAR|PJM|MSUB|COBALT|HQ|SWARM|flux:|FLUX:|\$ ?-"
     rb"|(?!BARRIER|AFTER)\s*(?i:BARRIER(?:\s+CHECK)?|AFTER\s[\s\d,-]*\d)\s*$"
-    # Misspelt; the similarity is told later.
-    rb"|(?!(?:BARRIER|AFTER)(?![A-Za-z0-9_]))"
-    rb"(?:B[A-Z]{4,7}(?:\s+[A-Z]{4,6})?|A[A-Z]{2,6}\s*\d(?:[\s\d,-]*\d)?)\s*$)"
-    rb"|[ \t]+#(?:BARRIER|AFTER)(?![A-Za-z0-9_])"
+    rb")|[ \t]+#(?:BARRIER|AFTER)(?![A-Za-z0-9_])"
+    # The similarity is told later.
+    rb"|" + MISSPELT.encode()
 ).match
 """Lines that are directives to other programs, or nearly directives of a list."""
 

@@ -10,7 +10,6 @@ both ends of the list, where a script has them.
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from typing import Final, NamedTuple
 
 from mpifarm.lists.line_faults import (
@@ -22,6 +21,7 @@ from mpifarm.lists.line_faults import (
     fault_of_script,
 )
 from mpifarm.model.packed_texts import PackedTexts
+from mpifarm.order.directives import find_misspelt
 from mpifarm.tasklists import end_ids, find_line_numbers
 
 
@@ -152,7 +152,6 @@ _DISBATCH = re.compile(r"#DISBATCH\b\s*(PREFIX|SUFFIX|BARRIER|REPEAT|PERENGINE)?
 _BATCH = re.compile(r"#(?:SBATCH|PBS|BSUB|OAR|PJM|MSUB|COBALT|HQ|flux:|FLUX:|\$ ?-)")
 
 _NEAR_ORDER = re.compile(r"#\s*(BARRIER|AFTER)\b", re.IGNORECASE)
-_WORD = re.compile(r"#([AB][A-Z]+)")
 
 
 def _find_in_remarks(remarks: Iterable[tuple[int, str]]) -> Iterator[LineWarning]:
@@ -189,17 +188,12 @@ def _find_near_order(text: str) -> Fault | None:
         what = f"{seems} a comment"
         word = found.group(1).upper()
         remedy = f"write #{word}, without a blank and in capitals, if it is to count"
-    elif (found := _WORD.match(text)) and (near := _find_near(found.group(1))):
+    elif near := find_misspelt(text):
         what = f"{seems} a comment"
-        remedy = f"write #{near}, if it is to count"
+        remedy = f"write {near}, if it is to count"
     else:
         return None
     return Fault("order", what, remedy, is_certain=False)
-
-
-def _find_near(word: str) -> str:
-    """Return the directive that `word` misspells, "" if none is similar."""
-    return next(iter(get_close_matches(word, ("BARRIER", "AFTER"), 1, 0.75)), "")
 
 
 # ---- sentences ----------------------------------------------------------------------

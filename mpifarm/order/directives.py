@@ -29,8 +29,14 @@ MAX_WAITS: Final = 10_000_000
 _is_directive = re.compile(r"#(BARRIER|AFTER)(?![A-Za-z0-9_])(.*)", re.DOTALL).match
 _KIND: Final = "[A-Za-z0-9_.-]+"
 _match_limit = re.compile(rf"\[limit=({_KIND})\]\s+(?=\S)").match
-_seems_limit = re.compile(r"\[limits?(?![A-Za-z0-9_./-])", re.IGNORECASE).match
+seems_limit = re.compile(r"\[limits?(?![A-Za-z0-9_./-])", re.IGNORECASE).match
 """Finds a prefix that is a command to no shell, and was meant to name a kind."""
+MISSPELT: Final = (
+    r"#(?!(?:BARRIER|AFTER)(?![A-Za-z0-9_]))"
+    r"(?:B[A-Z]{4,7}(?:\s+[A-Z]{4,6})?|A[A-Z]{2,6}\s*\d(?:[\s\d,-]*\d)?)\s*$"
+)
+"""The pattern of comments in which a directive may be misspelt."""
+_may_be_misspelt = re.compile(MISSPELT).match
 _RANGE: Final = r"\s*[0-9]{1,18}(?:-[0-9]{1,18})?\s*"
 _is_ids = re.compile(rf"{_RANGE}(?:,{_RANGE})*").fullmatch
 
@@ -65,6 +71,18 @@ def kind_of(text: str) -> str:
     return ""
 
 
+def find_misspelt(comment: str) -> str:
+    """Return the directive that a comment misspells, "" if it is none."""
+    if not _may_be_misspelt(comment):
+        return ""
+    from difflib import get_close_matches  # for odd comments only
+
+    word = re.match(r"#([A-Z]+)", comment)
+    assert word is not None, comment
+    near = get_close_matches(word.group(1), ("BARRIER", "AFTER"), 1, 0.75)
+    return f"#{near[0]}" if near else ""
+
+
 class DirectiveReader:
     """A reader of the directives in a list, block by block."""
 
@@ -87,7 +105,7 @@ class DirectiveReader:
                 if found := _is_directive(line):
                     self._take(constraints, found, number, taskid)
             elif text := line.strip():
-                if text[0] == "[" and (text.startswith(LIMIT) or _seems_limit(text)):
+                if text[0] == "[" and (text.startswith(LIMIT) or seems_limit(text)):
                     constraints.kinds[taskid] = _parse_kind(text, number)
                 taskid += 1
             number += 1
@@ -130,6 +148,12 @@ def _parse_barrier(rest: str, number: int) -> bool:
 def _parse_kind(text: str, number: int) -> str:
     """Return the kind that the prefix of a task names."""
     if found := _match_limit(text):
+        if seems_limit(text, found.end()):
+            raise DirectiveError(
+                number,
+                f"names two kinds ({shorten(text)}), and a task has one: leave one"
+                " [limit=NAME] in front of the command",
+            )
         return found.group(1)
     raise DirectiveError(
         number,

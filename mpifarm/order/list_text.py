@@ -7,13 +7,10 @@ commands with the same constraints.  What no plain list can say raises
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
 
 from mpifarm.model.id_ranges import encode_ids
 from mpifarm.order.constraints import Barrier, Constraints
-from mpifarm.order.directives import LIMIT
-
-_LIMIT: Final = LIMIT.encode()
+from mpifarm.order.directives import LIMIT, seems_limit, shorten
 
 
 class UnsayableError(ValueError):
@@ -42,7 +39,7 @@ def encode_list(
 def encode_plain(commands: Sequence[bytes], first: int) -> bytes:
     """Return the lines of commands with ids from `first` on and without constraints."""
     lines = b"\n".join([*commands, b""])
-    is_odd = lines.startswith((b"#", _LIMIT)) or b"\n#" in lines or b"\n[" in lines
+    is_odd = lines.startswith((b"#", b"[")) or b"\n#" in lines or b"\n[" in lines
     if is_odd or not lines.isascii() or not all(map(bytes.strip, commands)):
         return b"".join(encode_list(enumerate(commands, first), Constraints()))
     return lines
@@ -61,13 +58,13 @@ def _encode_command(taskid: int, command: bytes, kind: str | None) -> bytes:
     text = command.decode("utf-8", "surrogateescape").strip()
     if not text:
         raise UnsayableError(f"the command of task {taskid} is blank")
+    if seems_limit(text):
+        raise UnsayableError(
+            f"the command of task {taskid} begins with {shorten(text)}, which would"
+            " name a kind in a list"
+        )
     if kind:
         return f"{LIMIT}{kind}] {text}\n".encode("utf-8", "surrogateescape")
-    if text.startswith(LIMIT):
-        raise UnsayableError(
-            f"the command of task {taskid} begins with {LIMIT}, which names a kind in a"
-            " list"
-        )
     # A # in column 0 would make a comment of it.
     begin = b" " if text.startswith("#") else b""
     return begin + text.encode("utf-8", "surrogateescape") + b"\n"

@@ -221,13 +221,21 @@ def test_the_index_of_a_repeat_is_known_to_its_line(disbatch):
         ("# DisBatch REPEAT 3 x", "is a comment to disBatch"),
         ("#BARRIER", "is a directive of a plain list ('#BARRIER'), and a comment to"),
         ("#AFTER 0", "write #DISBATCH BARRIER"),
+        (
+            "#BARIER",
+            "seems to say what waits ('#BARIER'), and is a comment to disBatch",
+        ),
+        ("#AFTR 0", "as #AFTER is: write #DISBATCH BARRIER, which"),
+        ("[limit=a] x", "names a kind as a plain list does ('[limit=a] x'), and to"),
+        (" [Limit=a] x", "to disBatch it is a command: take [limit=…] out, or"),
+        ("#DISBATCH REPEAT 3 [limit=a] x", "names a kind as a plain list does"),
     ],
 )
 def test_what_disbatch_would_pass_over_is_told_with_its_line(disbatch, line, what):
     with pytest.raises(InputError) as raised:
         disbatch("a", "", line, "b")
     sentence = str(raised.value)
-    assert re.match(r"line 3 of \S+/Tasks (has|is|makes) ", sentence)
+    assert re.match(r"line 3 of \S+/Tasks (has|is|makes|names|seems) ", sentence)
     assert what in sentence
 
 
@@ -311,14 +319,36 @@ def test_a_task_runs_in_its_directory_or_not_at_all(greasy, tmp_path):
         ("[# 1-3 #] x", "waits for line 2, which is blank or a comment"),
         ("[# -1, -2 #] x", "waits for line 2, which is blank or a comment"),
         ("[# -4 #] x", "waits for the line 4 above it, and there are 3"),
+        ('x "[" && [# 1 #] x', 'has "[# … #]" behind its beginning'),
+        ("x [#-1#]", "and lets no task wait: write it at the beginning of the line"),
+        ("[@ d @] x [# mistake #]", 'has "[# … #]" behind its beginning'),
+        ("[limit=a] x", "names a kind as a plain list does ('[limit=a] x'), and to"),
+        ("[# 1 #] [limit=a] x", "to GREASY it is a command: take [limit=…] out, or"),
+        ("#BARIER", "seems to say what waits ('#BARIER'), and is a comment to GREASY"),
         ("#BARRIER", "write [# … #], with the numbers of lines, before the command"),
     ],
 )
 def test_what_greasy_would_skip_is_told_with_its_line(greasy, line, what):
     with pytest.raises(InputError) as raised:
         greasy("a", "# b", "c", line, "d")
-    assert re.match(r"line 4 of \S+/tasks.txt (has|is|waits) ", str(raised.value))
+    assert re.match(
+        r"line 4 of \S+/tasks.txt (has|is|names|seems|waits) ", str(raised.value)
+    )
     assert what in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sed 's/[#;].*[;#]//' f",
+        "echo ${x[#]}",
+        "[ -e x ] && y",
+        "# BARRIER",
+        "# #BARIER",
+    ],
+)
+def test_what_only_resembles_a_mark_is_a_command_or_a_comment(greasy, line):
+    assert [*greasy("a", line).tasks] == ["a", line][: 1 + (line[0] != "#")]
 
 
 def test_a_list_of_greasy_may_not_have_more_pairs_than_the_memory_holds(

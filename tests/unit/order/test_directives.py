@@ -87,6 +87,9 @@ def test_the_command_is_without_the_prefix() -> None:
         ("[Limit=a] c", "write [limit=NAME] in small letters and a blank before"),
         ("  [LIMITS: a] c", "begins with a broken prefix, '[LIMITS: a] c'"),
         ("[limit] c", "begins with a broken prefix"),
+        ("[limit=a] [limit=b] c", "names two kinds ('[limit=a] [limit=b] c'), and a"),
+        ("[limit=a]\t[limit=a] c", "leave one [limit=NAME] in front of the command"),
+        ("[limit=a] [Limit: b] c", "names two kinds"),
     ],
 )
 def test_a_wrong_directive_is_told_with_its_line_and_the_remedy(line, what) -> None:
@@ -94,6 +97,17 @@ def test_a_wrong_directive_is_told_with_its_line_and_the_remedy(line, what) -> N
         read(f"a\n# note\nb\n{line}\nc")
     assert raised.value.number == 4
     assert what in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("comment", "meant"),
+    [
+        *(("#BARIER", "#BARRIER"), ("#BARRIERS", "#BARRIER"), ("#AFTR 0,1", "#AFTER")),
+        *((each, "") for each in ("#BARRIER", "#AFTER 0", "#BENCHMARK", "#AFTR", "#a")),
+    ],
+)
+def test_a_misspelt_directive_is_known_by_its_shape(comment, meant) -> None:
+    assert directives.find_misspelt(comment) == meant
 
 
 def test_there_is_nothing_above_the_first_task() -> None:

@@ -74,9 +74,13 @@ def test_a_blank_command_cannot_be_written(command):
 NONE = Constraints()
 
 
-def test_a_command_that_would_name_a_kind_cannot_be_written():
-    with pytest.raises(UnsayableError, match="names a kind"):
-        encode_plain([b"[limit=x] y"], 0)
+@pytest.mark.parametrize("command", [b"[limit=x] y", b"[Limit: x] y"])
+@pytest.mark.parametrize("kinds", [{}, {0: "gpu"}])
+def test_a_command_that_would_name_a_kind_cannot_be_written(command, kinds):
+    with pytest.raises(UnsayableError, match="would name a kind"):
+        b"".join(encode_list([(0, command)], Constraints(kinds=kinds)))
+    with pytest.raises(UnsayableError, match="would name a kind"):
+        encode_plain([command], 0)
 
 
 def test_a_barrier_that_checks_a_part_cannot_be_written():
