@@ -265,7 +265,7 @@ class _Planner:
         return JobRequest(
             seconds=seconds,
             nodes=wishes.nodes,
-            cpus=wishes.cpus,
+            cpus=self._find_cpus(),
             name=self.choose_name(going_on),
             account=wishes.account,
             partition=wishes.partition,
@@ -313,6 +313,13 @@ class _Planner:
                 f"{title} has to know how many CPUs the farm gets on each node: give"
                 " them, as -c 32"
             )
+
+    def _find_cpus(self) -> int | None:
+        """Return the CPUs of a node's share, None for whole hosts of LSF."""
+        wishes = self.wishes
+        if wishes.cpus is None and wishes.array is not None and wishes.nodes == 1:
+            return ARRAY_CPUS
+        return wishes.cpus
 
     def _choose_going_on(self) -> GoingOn:
         wishes = self.wishes

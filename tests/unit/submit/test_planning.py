@@ -296,6 +296,19 @@ def test_several_hosts_of_lsf_are_taken_whole():
     assert planned(scheduler="lsf", nodes=2).launcher is Launcher.MPIRUN
 
 
+@pytest.mark.parametrize(
+    ("wishes", "cpus"),
+    [
+        ({"array": 3}, 8),
+        ({"array": 3, "cpus": 2}, 2),
+        ({"array": 3, "nodes": 2}, None),
+        ({}, None),
+    ],
+)
+def test_a_job_of_an_array_of_lsf_gets_the_slots_that_the_pages_promise(wishes, cpus):
+    assert planned(Cluster(here=("bsub",)), "lsf", **wishes).cpus == cpus
+
+
 def test_the_mpirun_is_that_of_the_python():
     beside = Cluster(here=("/opt/venv/bin/mpirun",))
     assert planned(beside, "pbs", nodes=2, cpus=4).mpirun == ("/opt/venv/bin/mpirun",)
