@@ -887,7 +887,8 @@ ONE_RUN: Final[Mapping[str, str]] = {
 """The options that no file and no variable can set, each with the reason."""
 
 NO: Final = "--no-"
-_UNDONE: Final = [NO + name[2:] for name in BY_NAME if name not in ONE_RUN]
+UNDONE: Final = tuple(NO + name[2:] for name in BY_NAME if name not in ONE_RUN)
+"""The options that undo a default of a file or a variable."""
 
 
 # ---- the parser ---------------------------------------------------------------------
@@ -957,7 +958,7 @@ def _make_parser(environ: Mapping[str, str]) -> _Parser:
         for option in group:
             add_option(into, option)
     parser.add_argument(
-        *_UNDONE,
+        *UNDONE,
         action=_Undo,
         nargs=0,
         default=argparse.SUPPRESS,

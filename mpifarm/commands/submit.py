@@ -250,7 +250,7 @@ def _make_parser() -> SubcommandParser:
         ("-J", "--job-name", "NAME", _name("--job-name")),
         ("", "--array", "K", _count("--array", "the number of jobs, as 5")),
         ("", "--pe", "NAME", _name("--pe")),
-        ("", "--scheduler", "NAME", _parse_scheduler),
+        ("", "--scheduler", "|".join(SYSTEMS), _parse_scheduler),
     )
     for short, name, metavar, kind in with_values:
         names = [name, *filter(None, [short])]

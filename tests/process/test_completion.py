@@ -52,6 +52,16 @@ COMPLETED = {
     "mpifarm jobs req": "jobs requeue.slurm",
     "mpifarm help resum": "help resume",
     "mpifarm run tasks.txt --qui": "run tasks.txt --quiet",
+    "mpifarm tasks.txt --no-bi": "tasks.txt --no-bind",
+    "mpifarm submit --unt": "submit --until-done",
+    "mpifarm submit -N 8 tas": "submit -N 8 tasks.txt",
+    "mpifarm submit --scheduler sl": "submit --scheduler slurm",
+    "mpifarm submit -N 8 tasks.txt --max-f": "submit -N 8 tasks.txt --max-failures",
+    "mpifarm submit -N 8 tasks.txt --unt": "submit -N 8 tasks.txt --unt",
+    "mpifarm submit --mem=4G tasks.txt --logs pac": (
+        "submit --mem=4G tasks.txt --logs packed"
+    ),
+    "mpifarm submit -N 8 'wc {}' ::: mi": "submit -N 8 wc {} ::: mine.ini",
 }
 """What is typed before the key, and which words the line has then."""
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from mpifarm.commands import SUBCOMMANDS
 from mpifarm.commands.help_files.candidates import (
+    BEHIND_LIST,
     HELP_TOPICS,
     OTHER_WORDS,
     Candidates,
@@ -19,6 +20,7 @@ from mpifarm.commands.help_files.candidates import (
     names_with_values,
 )
 from mpifarm.commands.help_files.command_lines import CommandLine, Takes
+from mpifarm.commands.options import NO, UNDONE
 
 _HEAD: Final = """\
 # bash completion for mpifarm, made from its --help
@@ -56,6 +58,16 @@ _mpifarm_first() {
     compopt -o filenames
 }
 
+_mpifarm_options() {
+    case $command in
+{options}
+    esac
+    # Too many to be shown among the others.
+    if [[ $command == farm && $current == {no}* ]]; then
+        options={undone}
+    fi
+}
+
 _mpifarm() {
     local current=$2 before=$3 command=farm options='' values=' ' i first=1 place=0
     COMPREPLY=()
@@ -68,6 +80,7 @@ _mpifarm() {
 """
 
 _MIDDLE: Final = """\
+    _mpifarm_options
     for ((i = first; i < COMP_CWORD; i++)); do
         [[ ${COMP_WORDS[i]} == -- ]] && return
         if [[ ${COMP_WORDS[i + 1]} == '=' && ${COMP_WORDS[i]} == -* ]]; then
@@ -78,6 +91,10 @@ _MIDDLE: Final = """\
             ((place += 1))
         fi
     done
+    if [[ $command == {behind_list} ]] && ((place > 0)); then
+        command=farm # whose options stand behind the list
+        _mpifarm_options
+    fi
     if [[ $current == -* && $values != *" $before "* ]]; then
         _mpifarm_words "$current" "$options"
         return
@@ -99,13 +116,12 @@ def write_bash(lines: Sequence[CommandLine]) -> str:
 
 
 def _write(lines: Sequence[CommandLine]) -> Iterator[str]:
-    yield _HEAD.rstrip("\n")
+    options = "\n".join(each for line in lines for each in _options_of(line))
+    head = _HEAD.rstrip("\n").replace("{options}", options).replace("{no}", NO)
+    yield head.replace("{undone}", shlex.quote(" ".join(UNDONE)))
     yield from _first_word()
-    yield "    case $command in"
-    for line in lines:
-        yield from _options_of(line)
-    yield "    esac"
-    yield _MIDDLE.rstrip("\n")
+    behind_list = f"@({'|'.join(BEHIND_LIST)})"
+    yield _MIDDLE.rstrip("\n").replace("{behind_list}", behind_list)
     for line in lines:
         yield from _values_of(line)
     yield '    *) case "$command $place" in'

@@ -80,6 +80,9 @@ def find_places(command: CommandLine) -> tuple[Candidates | tuple[str, ...], ...
     return (*places, *(() if repeats else (Candidates.NOTHING,)))
 
 
+BEHIND_LIST: Final = ("submit",)
+"""Subcommands whose own options stand before the list, and a farm's behind it."""
+
 HELP_TOPICS: Final = tuple(sorted({*SUBCOMMANDS, *TOPIC_NAMES}))
 """What ``mpifarm help`` may be asked."""
 

@@ -9,11 +9,13 @@ from typing import Final
 
 from mpifarm.commands import SUBCOMMANDS
 from mpifarm.commands.help_files.candidates import (
+    BEHIND_LIST,
     HELP_TOPICS,
     OTHER_WORDS,
     Candidates,
     find_candidates,
     find_places,
+    names_with_values,
 )
 from mpifarm.commands.help_files.command_lines import (
     Argument,
@@ -21,6 +23,7 @@ from mpifarm.commands.help_files.command_lines import (
     Takes,
     summarize,
 )
+from mpifarm.commands.options import NO, UNDONE
 
 _HEAD: Final = """\
 # fish completion for mpifarm, made from its --help
@@ -30,7 +33,31 @@ function __mpifarm_is --description 'Whether the command line is that of a comma
     set -l command farm
     contains -- "$words[2]" {subcommands} help
     and set command $words[2]
+    if contains -- $command {behind_list}
+        set -e words[1..2]
+        __mpifarm_has_list $words
+        and set command farm # whose options stand behind the list
+    end
     test $command = $argv[1]
+end
+
+function __mpifarm_has_list --description 'Whether a list stands in the words'
+    set -l is_value 0
+    for word in $argv
+        if test $is_value = 1
+            set is_value 0
+        else if contains -- $word {values}
+            set is_value 1
+        else if not string match -q -- '-?*' $word
+            return 0
+        end
+    end
+    return 1
+end
+
+function __mpifarm_undoes --description 'Whether an option that undoes one is typed'
+    __mpifarm_is farm
+    and string match -q -- '{no}*' (commandline -ct)
 end
 
 function __mpifarm_begins --description 'Whether the first word is being typed'
@@ -54,7 +81,11 @@ def write_fish(lines: Sequence[CommandLine]) -> str:
 
 def _write(lines: Sequence[CommandLine]) -> Iterator[str]:
     farm = lines[0]
-    yield _HEAD.replace("{subcommands}", " ".join(SUBCOMMANDS)).rstrip("\n")
+    parted = [line for line in lines if line.name in BEHIND_LIST]
+    values = " ".join(name for line in parted for name in names_with_values(line))
+    head = _HEAD.replace("{subcommands}", " ".join(SUBCOMMANDS)).replace("{no}", NO)
+    head = head.replace("{behind_list}", " ".join(BEHIND_LIST))
+    yield head.replace("{values}", values).rstrip("\n")
     for word, text in sorted({**summarize(farm), **OTHER_WORDS}.items()):
         yield f"complete -c mpifarm -n __mpifarm_begins -a {word} -d {_quote(text)}"
     topics = " ".join(HELP_TOPICS)
@@ -64,6 +95,9 @@ def _write(lines: Sequence[CommandLine]) -> Iterator[str]:
         yield from _places_of(line)
         for option in line.options:
             yield _write_option(line, option)
+    yield ""
+    for name in UNDONE:  # too many to be shown among the others
+        yield f"complete -c mpifarm -n __mpifarm_undoes -l {name[2:]}"
 
 
 def _begin(line: CommandLine) -> str:

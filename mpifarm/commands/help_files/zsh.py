@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mpifarm.commands.help_files.candidates import (
+    BEHIND_LIST,
     HELP_TOPICS,
     OTHER_WORDS,
     Candidates,
@@ -22,6 +23,7 @@ from mpifarm.commands.help_files.command_lines import (
     Takes,
     summarize,
 )
+from mpifarm.commands.options import NO, UNDONE
 
 _HEAD: Final = """\
 #compdef mpifarm
@@ -36,6 +38,22 @@ _mpifarm_workdirs() { # directories, and lists that have a workdir
 
 _mpifarm_argument() { # a message for an option would hide it
     [[ $PREFIX == -* ]] || _message argument
+}
+
+_mpifarm_farm() {
+    local -a undone
+    if [[ $PREFIX == {no}* ]]; then # too many to be shown among the others
+        undone=({undone})
+    fi
+{arguments}
+}
+
+_mpifarm_behind() { # the list, and behind it the options of a farm
+    if ((CURRENT == 1)); then
+        _files
+    else
+        _mpifarm_farm
+    fi
 }
 
 _mpifarm() {
@@ -88,32 +106,43 @@ def write_zsh(lines: Sequence[CommandLine]) -> str:
 
 def _write(lines: Sequence[CommandLine]) -> Iterator[str]:
     farm, *subcommands = lines
-    yield _HEAD.rstrip("\n")
+    yield from _head_of(farm)
     for word, text in sorted({**summarize(farm), **OTHER_WORDS}.items()):
         yield f"        {shlex.quote(word + ':' + text)}"
     yield _MIDDLE.rstrip("\n")
     for line in subcommands:
         yield f"    {line.name})"
-        yield from _arguments(line, shift=True)
+        yield _SHIFT
+        yield from _arguments(line)
         yield "        ;;"
     yield "    help) compadd " + " ".join(HELP_TOPICS) + " ;;"
     yield "    run)"
-    yield from _arguments(farm, shift=True)
+    yield _SHIFT
+    yield "        _mpifarm_farm"
     yield "        ;;"
-    yield "    *)"
-    yield from _arguments(farm, shift=False)
-    yield "        ;;"
+    yield "    *) _mpifarm_farm ;;"
     yield _END.rstrip("\n")
 
 
-def _arguments(line: CommandLine, *, shift: bool) -> Iterator[str]:
-    if shift:
-        yield "        shift words && ((CURRENT -= 1))"
+_SHIFT: Final = "        shift words && ((CURRENT -= 1))"
+
+
+def _head_of(farm: CommandLine) -> Iterator[str]:
+    specs = (shlex.quote(f"{name}[undo a default]") for name in UNDONE)
+    head = _HEAD.rstrip("\n").replace("{no}", NO).replace("{undone}", " ".join(specs))
+    yield head.replace("{arguments}", "\n".join(_arguments(farm, " $undone")))
+
+
+def _arguments(line: CommandLine, more: str = "") -> Iterator[str]:
     specs = [spec for option in line.options for spec in _specs_of(line, option)]
     *first, last = find_places(line)
     specs += [f":{_head(line, n)}:{_action(found)}" for n, found in enumerate(first)]
-    specs.append(f"*:{_head(line, len(first))}:{_action(last)}")
-    yield "        _arguments -S \\"
+    if line.name in BEHIND_LIST:
+        specs.append("*::list:_mpifarm_behind")
+        more = " -A '-*'"  # its own options don't stand behind the list
+    else:
+        specs.append(f"*:{_head(line, len(first))}:{_action(last)}")
+    yield f"        _arguments -S{more} \\"
     for spec in specs[:-1]:
         yield f"            {shlex.quote(spec)} \\"
     yield f"            {shlex.quote(specs[-1])}"
