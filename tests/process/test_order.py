@@ -2,10 +2,42 @@
 
 import signal
 from collections.abc import Iterable
+from typing import NamedTuple
+
+import pytest
 
 from tests.support import wait_until
 
 HEEDS_NOT = "begun by a farmer that does not heed what the tasklist says of its order"
+
+
+class Words(NamedTuple):
+    """How a list says that the stages behind its first one are not for everyone."""
+
+    barrier: str = ""
+    """The line in front of each of them."""
+    prefix: str = ""
+    """The beginning of their tasks, with the number of tasks in the first stage."""
+    options: tuple[str, ...] = ()
+    """Those of a farm that reads it."""
+    is_shared: bool = True
+    """Whether plain farmers may run the first stage."""
+    is_ordered: bool = True
+
+
+BARRIER = Words("#BARRIER")
+KINDS = {
+    "barrier": BARRIER,
+    "disbatch": Words("#DISBATCH BARRIER", "", ("-t", "disbatch"), is_shared=False),
+    "greasy": Words("", "[# 1-{} #] ", ("-t", "greasy"), is_shared=False),
+    "limit": Words("", "[limit=disk] ", ("--limit", "disk=2"), is_ordered=False),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Words:
+    """Each kind of list that holds something back, one after the other."""
+    return KINDS[request.param]
 
 
 def create_stages(
@@ -14,6 +46,7 @@ def create_stages(
     waits: Iterable[int] = (),
     later: Iterable[int] = (),
     gate: str = "go",
+    kind: Words = BARRIER,
 ):
     """Each command notes its number and what is recorded; some wait for a file.
 
@@ -31,11 +64,12 @@ def create_stages(
         f"  {_one_of(later)}) until [ -e later ]; do sleep 0.02; done;;",
         "esac",
     )
-    lines, taskid = list[str](), 0
+    lines, taskid, prefix = list[str](), 0, ""
     for count in stages:
         if lines:
-            lines.append("#BARRIER")
-        lines += [f"{script} {each}" for each in range(taskid, taskid + count)]
+            lines += filter(None, [kind.barrier])
+            prefix = kind.prefix.format(stages[0])
+        lines += [f"{prefix}{script} {each}" for each in range(taskid, taskid + count)]
         taskid += count
     place.tasklist.write_text("".join(f"{line}\n" for line in lines))
     return place
@@ -143,50 +177,85 @@ def test_an_older_mpifarm_and_this_one_refuse_what_the_other_has_begun(
 # ---- plain farmers ------------------------------------------------------------------
 
 
-def test_a_workdir_that_a_plain_farmer_has_begun_is_refused(create_place, plain_farmer):
-    place = create_stages(create_place, 2, 4, waits=(0, 1))
+def contents(place) -> dict[str, bytes]:
+    """Return the content of each file in the workdir."""
+    found = (each for each in place.workdir.rglob("*") if each.is_file())
+    return {str(each.relative_to(place.workdir)): each.read_bytes() for each in found}
+
+
+def test_a_workdir_that_a_plain_farmer_has_begun_is_refused(
+    create_place, plain_farmer, kind
+):
+    place = create_stages(create_place, 6, 4, waits=range(6), kind=kind)
     plain = place.start_plain(plain_farmer, "--proc", "2")
     place.await_notes("starts", 2)
-    farm = place.start()
-    assert farm.wait() == 2
-    assert HEEDS_NOT in farm.text()
-    place.allow()
-    assert plain.wait(30) == 0
-    assert len(starts(place)) == 6
+    assert_refused(place, kind)
+    place.kill(plain, "plain")
+    assert_refused(place, kind)
     assert {farm for _, farm, _ in starts(place)} == {"plain"}
 
 
-def test_a_plain_farmer_beside_or_after_a_farm_starts_nothing_that_may_not_run(
+def assert_refused(place, kind: Words) -> None:
+    """A farm says why it does not start, and changes nothing."""
+    before = contents(place)
+    farm = place.start(*kind.options)
+    assert farm.wait() == 2
+    assert HEEDS_NOT in farm.text()
+    assert contents(place) == before
+
+
+def test_a_plain_farmer_does_a_list_that_was_refused_to_its_end(
     create_place, plain_farmer
 ):
+    place = create_stages(create_place, 2, 4, waits=(0, 1))
+    plain = place.start_plain(plain_farmer, "--proc", "2")
+    place.await_notes("starts", 2)
+    assert place.run() == 2
+    place.allow()
+    assert plain.wait() == 0
+    assert sorted((each, farm) for each, farm, _ in starts(place)) == [
+        (each, "plain") for each in range(6)
+    ]
+
+
+def test_a_plain_farmer_beside_a_farm_starts_nothing_that_may_not_run(
+    create_place, plain_farmer, kind
+):
     # The farm ends the first stage: for what a plain farmer has it would not wait.
-    place = create_stages(create_place, 20, 4, 4, waits=range(20), gate="go-on")
-    farm = place.start("-n", "2")
+    place = create_stages(create_place, 20, 4, waits=range(20), gate="go-on", kind=kind)
+    farm = place.start("-n", "2", *kind.options)
     place.await_notes("starts", 2)
     plain = place.start_plain(plain_farmer, "--proc", "2")
-    place.await_notes("starts", 4)
-    place.allow()
-    assert plain.wait(30) == 0
+    if kind.is_shared:
+        place.await_notes("starts", 4)
+        place.allow()
+    assert plain.wait() == 0, plain.text()
     (place.directory / "go-on").touch()
-    assert farm.wait() == 0
-    assert_in_order(place, 20, 4, 4)
+    assert farm.wait() == 0, farm.text()
+    assert_in_order(place, *((20, 4) if kind.is_ordered else (24,)))
     plainly = {each for each, farm, _ in starts(place) if farm == "plain"}
-    assert plainly
+    assert bool(plainly) == kind.is_shared
     assert plainly <= {*range(20)}
-    # and where a farm was stopped behind the first barrier
-    place = create_stages(lambda: create_place(name="there"), 2, 4, waits=(2, 3))
-    farm = place.start("-n", "2")
+    place.assert_all_finished()
+
+
+def test_a_plain_farmer_starts_nothing_of_what_a_farm_has_left_behind_its_first_stage(
+    create_place, plain_farmer, kind
+):
+    place = create_stages(create_place, 2, 4, waits=(2, 3), kind=kind)
+    farm = place.start("-n", "2", *kind.options)
     place.await_notes("starts", 4)
     farm.send_signal(signal.SIGTERM)
     assert farm.wait() == 75
     assert place.ids("waiting") == [2, 3, 4, 5]
+    before = contents(place)
     plain = place.start_plain(plain_farmer, "--proc", "2")
-    assert plain.wait(30) == 0
-    assert len(starts(place)) == 4
+    assert plain.wait() == 0, plain.text()
+    assert contents(place) == before
     place.allow()
-    place.finish()
+    place.finish(*kind.options)
     assert not [farm for _, farm, _ in starts(place) if farm == "plain"]
-    place.assert_sound()
+    place.assert_all_finished()
 
 
 def test_what_a_farm_killed_at_a_barrier_held_runs_behind_it(create_place):
