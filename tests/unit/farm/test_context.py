@@ -64,7 +64,8 @@ def test_a_fault_of_the_rank_keeps_tasks_from_it():
     assert shared.fault == "no such directory"
 
 
-def test_the_others_are_sent_away_and_heard_out():
+def test_the_others_are_sent_away_and_heard_out(monkeypatch):
+    monkeypatch.setattr(context, "DISMISS_SECONDS", 1000.0)
     sent: list[tuple[int, Any]] = []
     heard: Any = iter([[(1, Join("node", 1, 2))], [], [(2, Alive()), (3, Alive())]])
     comm: Any = SimpleNamespace(
