@@ -171,6 +171,7 @@ class CommandLine:
             elif values[option.field] is OPEN and not self._contradicts(default):
                 values[option.field] = parse_default(option, default.words)
                 used.append(default)
+        values["names_handler"] = values["handler"] is not OPEN
         for option in _SETTINGS:
             if values[option.field] is OPEN:
                 values[option.field] = own_default(option)

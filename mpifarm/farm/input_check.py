@@ -17,7 +17,11 @@ from mpifarm.farm.find_hooks import check_hooks, find_own_hooks
 from mpifarm.farm.first_words import find_list_faults
 from mpifarm.farm.growth import check_follow, leave_unended, read_beside_writer
 from mpifarm.farm.kinds import check_kinds
-from mpifarm.farm.opening import refuse_remap, refuse_workdir
+from mpifarm.farm.opening import (
+    refuse_other_handler,
+    refuse_remap,
+    refuse_workdir,
+)
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
 from mpifarm.plugins.registry import find_runner, find_search_path
@@ -75,6 +79,7 @@ def check_input(
     runner = find_runner(settings.runner, search_path, settings.setup)
     check_runner(runner)
     refuse_workdir(settings)
+    refuse_other_handler(settings)
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     _check_place(settings, paths)
     target = Target(

@@ -7,6 +7,7 @@ changed, as an `InputError`.  A disk that fails is tried again for the grace tim
 import math
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -45,6 +46,7 @@ from mpifarm.runners import check_runner
 from mpifarm.store.aside import drop_second_locks
 from mpifarm.store.custom_store import CustomStore, OwnStateList
 from mpifarm.store.directories import make_directories, make_root
+from mpifarm.store.farm_file import find_last_farm_file
 from mpifarm.store.file_store import LOCK_TIMEOUT, FileStore
 from mpifarm.store.membership import FAMILY
 from mpifarm.store.start_order import StartOrder
@@ -332,6 +334,7 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
         if warning := check_gpus(settings.gpus, process.environ):
             process.output.say(warning)
     refuse_workdir(settings)
+    refuse_other_handler(settings)
     validate_place(settings.workdir, settings.tasklist)
     _finish_adding(context)
     tasks = _open_list(handler, settings)
@@ -432,6 +435,23 @@ def refuse_workdir(settings: Settings) -> None:
         from mpifarm.store.target import refuse_as_list
 
         refuse_as_list(path)
+
+
+def refuse_other_handler(settings: Settings) -> None:
+    """Raise `InputError` where the last farm had a handler, and nobody names one now.
+
+    Its lines need not be commands, and by ``--remap`` they would run as such.
+    """
+    if settings.names_handler:
+        return
+    last = find_last_farm_file(WorkdirPaths(os.path.abspath(settings.workdir)))
+    name = last.get("handler", "default")
+    if name != "default":
+        option = shlex.join(["-t", str(name)])
+        raise InputError(
+            f"the last farm in {settings.workdir} read {settings.tasklist} by the"
+            f" handler {name}: add {option}, or -t default if each line is a command"
+        )
 
 
 def check_not_begun(settings: Settings) -> None:

@@ -164,6 +164,8 @@ class Settings:
     """How the state of the farm is shown: one of `PROGRESS_KINDS`."""
     runner: str = "default"
     handler: str = "default"
+    names_handler: bool = False
+    """Whether anybody has named the handler, be it the default one."""
     setup: str | None = None
     """Lines that the shell runs before each command (``--setup``)."""
     grace: float = 2.0

@@ -1,5 +1,6 @@
 """What rank 0 does before the first task: the commands of a handler, and its waits."""
 
+import json
 import math
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from mpifarm.batch.arrays import find_array
+from mpifarm.commands.options import parse_arguments
 from mpifarm.database.names import DATABASE_CLASS
 from mpifarm.databases import SqliteTaskList
 from mpifarm.errors import FutileError, InputError, StorageError
@@ -278,6 +280,30 @@ def test_standard_input_as_it_was_kept_is_the_list_of_its_own_workdir_alone(
     assert refused == []
     opening.refuse_workdir(Settings(path, f"{path}_workdir"))
     assert refused == [path]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_refused"),
+    [
+        ("disbatch", [], True),
+        ("disbatch", ["--remap"], True),
+        ("disbatch", ["-t", "disbatch"], False),
+        ("disbatch", ["-t", "default"], False),
+        ("default", [], False),
+        (None, [], False),
+    ],
+)
+def test_a_list_that_a_handler_has_read_is_not_run_as_it_stands_by_mistake(
+    tmp_path, before, now, is_refused
+):
+    if before is not None:
+        (tmp_path / "w" / "farms").mkdir(parents=True)
+        state = json.dumps({"format": 1, "handler": before})
+        (tmp_path / "w" / "farms" / "0123456789abcdef.json").write_text(state)
+    argv = ["--workdir", f"{tmp_path}/w", *now, f"{tmp_path}/list"]
+    remedy = "add -t disbatch, or -t default if each line is a command"
+    with pytest.raises(InputError, match=remedy) if is_refused else nullcontext():
+        opening.refuse_other_handler(parse_arguments(argv, {}))
 
 
 def test_a_handler_with_its_own_state_can_not_be_remapped():
