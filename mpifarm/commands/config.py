@@ -25,7 +25,11 @@ from mpifarm.hooks.definitions import HookDefinition, HookKind
 from mpifarm.hooks.site import find_site_hooks
 from mpifarm.model.settings import Default
 from mpifarm.model.wording import counted
-from mpifarm.plugins.registry import find_idle_sections, find_search_path
+from mpifarm.plugins.registry import (
+    find_idle_sections,
+    find_search_path,
+    find_untrusted,
+)
 from mpifarm.plugins.site_files import find_site_places
 from mpifarm.system.console import Console
 
@@ -62,7 +66,9 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     left_out = [each.option for each in counting.values() if not each.words]
     hooks, faults = find_site_hooks(find_site_places(environ), environ, left_out)
     idle = find_idle_sections(find_search_path(environ, None), "default", "default")
-    warnings = [*warn_of_places(places), *faults, *idle]
+    config = counting["--config"].words[0] if "--config" in counting else None
+    untrusted = find_untrusted(find_search_path(environ, config))
+    warnings = [*warn_of_places(places), *faults, *untrusted, *idle]
     if chosen.json:
         found = encode_config(places, counting, hooks, warnings)
         write_all([json.dumps(found, indent=1).encode("ascii") + b"\n"])

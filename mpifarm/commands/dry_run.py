@@ -38,7 +38,7 @@ from mpifarm.farm.standard_input import describe_no_tasks, is_kept
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import RunnerDefinition, Settings
 from mpifarm.model.wording import counted
-from mpifarm.plugins.registry import find_runner, find_search_path
+from mpifarm.plugins.registry import find_runner, find_search_path_of
 from mpifarm.store.store import find_begun_in
 from mpifarm.system import files
 from mpifarm.system.gpus import check_gpus
@@ -108,7 +108,7 @@ def _describe(
     if left.sentence:
         yield left.sentence
     yield from checked.warnings
-    search_path = find_search_path(environ, settings.config)
+    search_path = find_search_path_of(settings, environ)
     runner = find_runner(settings.runner, search_path, settings.setup)
     yield from filter(None, _find_remarks(settings, environ, checked))
     yield from filter(None, _find_warnings(settings, environ, runner))

@@ -96,16 +96,18 @@ def _find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
         raise InputError(f"cannot write {path}: {directory} is not writable")
     if workdir is not None and not files.is_directory(workdir):
         raise InputError(f"no workdir {workdir}: leave out --workdir, or correct it")
+    is_typed = chosen.config is not None
     complete(chosen, environ)
     handler = chosen.handler or "default"
     if tasklist == _STDIN:
         # Without --workdir there is none: nothing can have this name.
         return Target(
-            workdir or "/dev/stdin/none", "/dev/stdin", handler, chosen.config
+            *(workdir or "/dev/stdin/none", "/dev/stdin", handler, chosen.config),
+            has_typed_config=is_typed,
         )
     refuse_as_list(tasklist)
     found = workdir or tasklist + SUFFIX
-    return Target(found, tasklist, handler, chosen.config)
+    return Target(found, tasklist, handler, chosen.config, has_typed_config=is_typed)
 
 
 def describe(

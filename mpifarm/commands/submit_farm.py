@@ -25,7 +25,7 @@ from mpifarm.farm.input_check import NoTasksError, check_input
 from mpifarm.farm.standard_input import is_kept
 from mpifarm.model.settings import KEPT_WORKDIR, Arguments, Settings
 from mpifarm.model.wording import counted
-from mpifarm.store.target import Target, is_database
+from mpifarm.store.target import find_target_of, is_database
 from mpifarm.submit.slurm import OPTIONS
 from mpifarm.system import files
 from mpifarm.system.console import Console
@@ -104,10 +104,7 @@ def _count_ended(settings: Settings, environ: Mapping[str, str]) -> tuple[int, i
     Those of a list that was edited are known when the farm has done its ``--remap``,
     and one that begins again has none.
     """
-    target = Target(
-        *(settings.workdir, settings.tasklist, settings.handler),
-        *(settings.config, settings.lock_area),
-    )
+    target = find_target_of(settings)
     is_begun = files.is_directory(settings.workdir) or is_database(target, environ)
     if settings.remap or settings.again or not is_begun:
         return 0, 0

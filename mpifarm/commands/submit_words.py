@@ -15,7 +15,7 @@ from mpifarm.commands.submit_farm import FarmOfJob
 from mpifarm.model.durations import clock_of
 from mpifarm.model.settings import Settings
 from mpifarm.model.wording import counted
-from mpifarm.store.target import SUFFIX, Target, words_of
+from mpifarm.store.target import SUFFIX, find_target_of, words_of
 from mpifarm.submit.request import GoingOn, JobRequest, Launcher
 from mpifarm.submit.systems import JobId, System
 from mpifarm.system.console import Console
@@ -135,10 +135,7 @@ _AFTER_THAT: Final = {
 
 def name_command(subcommand: str, settings: Settings) -> str:
     """Return the command line of a subcommand for the list."""
-    target = Target(
-        *(settings.workdir, settings.tasklist, settings.handler),
-        *(settings.config, settings.lock_area),
-    )
+    target = find_target_of(settings)
     words = words_of(target)
     if settings.workdir == settings.tasklist + SUFFIX:
         words[0] = settings.tasklist

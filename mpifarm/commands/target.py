@@ -98,6 +98,7 @@ def find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
     for name, what in _NAMES.items():
         if getattr(chosen, name) == "":
             raise InputError(f"the name of {what} is empty: is a variable not set?")
+    is_typed = chosen.config is not None
     complete(chosen, environ)
     os.path.abspath(chosen.workdir)  # raises in a directory that is gone
     workdir, tasklist = chosen.workdir, chosen.tasklist
@@ -118,7 +119,10 @@ def find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
     validate_place(workdir, tasklist)
     validate_contents(WorkdirPaths(os.path.abspath(workdir)))
     options = chosen.config, chosen.lock_area
-    target = Target(workdir, tasklist, chosen.handler or "default", *options)
+    target = Target(
+        *(workdir, tasklist, chosen.handler or "default", *options),
+        has_typed_config=is_typed,
+    )
     return target if chosen.handler else recall_handler(target)
 
 

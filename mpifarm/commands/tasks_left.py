@@ -20,7 +20,12 @@ from mpifarm.order.frontier import Frontier
 from mpifarm.store.file_store import LOCK_TIMEOUT
 from mpifarm.store.remap import RECORDED, describe, plan_remap
 from mpifarm.store.start_order import StartOrder
-from mpifarm.store.target import Target, find_existing_lock, is_database
+from mpifarm.store.target import (
+    Target,
+    find_existing_lock,
+    find_target_of,
+    is_database,
+)
 from mpifarm.store.task_map import Location
 from mpifarm.system import files
 from mpifarm.tasklists import TaskList, find_constraints, keeps_own_state
@@ -81,10 +86,7 @@ def find_tasks_left(
     the disk fails.
     """
     tasks = checked.tasklist
-    target = Target(
-        *(settings.workdir, settings.tasklist, settings.handler),
-        *(settings.config, settings.lock_area),
-    )
+    target = find_target_of(settings)
     of_database = is_database(target, environ)
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     if keeps_own_state(tasks, settings.workdir):

@@ -63,21 +63,15 @@ def find_own_hooks(
     if settings.hooks == HookSettings():
         return []
     from mpifarm.hooks.definitions import HookDefinition, HookKind, define_by_options
-    from mpifarm.plugins.registry import find_hook, find_search_path
-    from mpifarm.system.trust import find_stranger
+    from mpifarm.plugins.registry import find_hook, find_search_path_of
 
     hooks = define_by_options(settings.hooks, environ)
     for each in hooks:
         if path := each.options.get("path"):
             _refuse_in_use(f"--{each.kind.value}", path, settings)
-    search_path = find_search_path(environ, settings.config)
+    search_path = find_search_path_of(settings, environ)
     for name in settings.hooks.names:
         python_class, options, source = find_hook(name, search_path)
-        if why := find_stranger(source):
-            raise InputError(
-                f"--hook {name} is not used: {why}, and it would run as you; move"
-                f" [{name}] to a file that only you can write"
-            )
         hooks.append(
             HookDefinition(HookKind.CLASS, options, name, python_class, source)
         )

@@ -238,16 +238,9 @@ def _find_limits(store: Store) -> str:
 
 def name_workdir(settings: Settings) -> str:
     """Return how the user names this workdir to a subcommand."""
-    from mpifarm.store.target import Target, words_of
+    from mpifarm.store.target import find_target_of, words_of
 
-    target = Target(
-        settings.workdir,
-        settings.tasklist,
-        settings.handler,
-        settings.config,
-        settings.lock_area,
-    )
-    return shlex.join(words_of(target))
+    return shlex.join(words_of(find_target_of(settings)))
 
 
 def _count_list(counts: Counts) -> ListCounts:

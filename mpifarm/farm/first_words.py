@@ -30,7 +30,11 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import RunnerDefinition, Settings
 from mpifarm.model.wording import agree, counted, held_in_words
 from mpifarm.order.frontier import Frontier
-from mpifarm.plugins.registry import find_idle_sections, find_search_path
+from mpifarm.plugins.registry import (
+    find_idle_sections,
+    find_search_path_of,
+    find_untrusted,
+)
 from mpifarm.runners import has_shell
 from mpifarm.store.held_file import Held
 from mpifarm.system.cpus import (
@@ -168,12 +172,16 @@ def describe_held(held: Held, frontier: Frontier | None, total: int) -> str:
 def warn_of_unused(
     settings: Settings, environ: Mapping[str, str], runner: RunnerDefinition
 ) -> Iterator[str]:
-    """Yield a warning for each option or INI section that changes nothing."""
+    """Yield a warning for each option or INI section that changes nothing.
+
+    So does an INI file that a stranger could have written, unless the user has typed
+    it.
+    """
     yield from find_unused(settings, runner, environ)
-    search_path = find_search_path(environ, settings.config)
+    search_path = find_search_path_of(settings, environ)
+    yield from find_untrusted(search_path)
     names = settings.runner, settings.handler, settings.hooks.names
-    is_typed = not settings.has_default("--config")
-    yield from find_idle_sections(search_path, *names, is_typed=is_typed)
+    yield from find_idle_sections(search_path, *names)
 
 
 def warn_of_binding(settings: Settings, environ: Mapping[str, str]) -> str:

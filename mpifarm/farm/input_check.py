@@ -24,12 +24,18 @@ from mpifarm.farm.opening import (
 )
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.settings import Settings
-from mpifarm.plugins.registry import find_runner, find_search_path
+from mpifarm.plugins.registry import find_runner, find_search_path_of
 from mpifarm.runners import check_runner
 from mpifarm.store.farm_liveness import this_machine
 from mpifarm.store.membership import put_off
 from mpifarm.store.strangers import validate_contents, validate_place
-from mpifarm.store.target import Target, find_handler_of, is_database, read_tasks
+from mpifarm.store.target import (
+    Target,
+    find_handler_of,
+    find_target_of,
+    is_database,
+    read_tasks,
+)
 from mpifarm.store.validate import EditedListError, check_not_edited
 from mpifarm.system import files
 from mpifarm.tasklists import (
@@ -75,17 +81,14 @@ def check_input(
     """
     check_directory(settings)
     check_hooks(find_own_hooks(settings, environ), command_environment(os.environb))
-    search_path = find_search_path(environ, settings.config)
+    search_path = find_search_path_of(settings, environ)
     runner = find_runner(settings.runner, search_path, settings.setup)
     check_runner(runner)
     refuse_workdir(settings)
     refuse_other_handler(settings)
     paths = WorkdirPaths(os.path.abspath(settings.workdir))
     _check_place(settings, paths)
-    target = Target(
-        *(settings.workdir, settings.tasklist, settings.handler),
-        *(settings.config, settings.lock_area),
-    )
+    target = find_target_of(settings)
     tasks = _read_list(settings, target, environ)
     of_database = is_database(target, environ)
     refuse_remap(settings, tasks, of_database=of_database)

@@ -40,7 +40,7 @@ from mpifarm.plugins.registry import (
     SearchPath,
     find_handler,
     find_runner,
-    find_search_path,
+    find_search_path_of,
 )
 from mpifarm.runners import check_runner
 from mpifarm.store.aside import drop_second_locks
@@ -350,7 +350,7 @@ def _find_definitions(
     context: RankContext,
 ) -> tuple[RunnerDefinition, HandlerDefinition]:
     settings, environ = context.settings, context.process.environ
-    search_path = find_search_path(environ, settings.config)
+    search_path = find_search_path_of(settings, environ)
     runner = find_runner(settings.runner, search_path, settings.setup)
     handler = _find_handler(settings, search_path)
     check_runner(runner)

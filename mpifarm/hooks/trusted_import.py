@@ -5,7 +5,6 @@ before it is imported, with what Python would read in its place.
 """
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,11 +77,9 @@ class TrustedFinder:
         # What is cached is run in place of the source.
         for path in filter(None, (spec.origin, spec.cached)):
             if found := judge_file(_find_nearest(path)):
-                named = shlex.quote(found.path)
-                remedy = f"chmod go-w {named}" if found.is_open else _COPY
                 raise RefusedModuleError(
                     f"the module {spec.name} is not used: {found.why}, and it would run"
-                    f" as you: {remedy}"
+                    f" as you: {found.find_remedy(_COPY)}"
                 )
 
 

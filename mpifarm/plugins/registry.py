@@ -8,17 +8,21 @@ PyTaskFarmer 0.1.0), with these differences:
 - A broken file that seems to have the name is an error: the next definition of the name
   would run every task wrongly.
 - Without INI files, configparser is not imported: each start would wait for it.
+- A definition in a file that a stranger could have written is an error, too: its class
+  would run as this user.  Only a warning tells of one in PyTaskFarmer's directories,
+  which keep its behaviour, or in a file that the user has typed, unless it is a hook.
 """
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mpifarm.errors import InputError, StorageError
 from mpifarm.immutable import immutable
-from mpifarm.model.settings import HandlerDefinition, RunnerDefinition
+from mpifarm.model.settings import HandlerDefinition, RunnerDefinition, Settings
 from mpifarm.plugins.site_files import find_site_places
 from mpifarm.system.patience import is_of_the_disk
 from mpifarm.system.processes import find_directory
@@ -27,6 +31,8 @@ from mpifarm.system.regular_files import open_regular
 if TYPE_CHECKING:
     import configparser
     from configparser import ConfigParser
+
+    from mpifarm.system.trust import Stranger
 
 OWN_CLASSES: Final[Mapping[str, str]] = {
     "taskfarmer.runners.BasicRunner": "mpifarm.runners.BasicRunner",
@@ -52,19 +58,37 @@ class SearchPath:
     """The file of ``--config``; None without that option."""
     site_places: tuple[str, ...] = ()
     """The site's files and directories, which define neither runner nor handler."""
+    is_typed: bool = False
+    """Whether the user has typed ``--config``, and so has chosen its file."""
+
+    @property
+    def typed_config(self) -> str | None:
+        """The file of ``--config`` if the user has typed it."""
+        return self.config if self.is_typed else None
 
 
-def find_search_path(environ: Mapping[str, str], config: str | None) -> SearchPath:
+def find_search_path_of(settings: Settings, environ: Mapping[str, str]) -> SearchPath:
+    """Return the places of INI files for a farm."""
+    is_typed = not settings.has_default("--config")
+    return find_search_path(environ, settings.config, is_typed=is_typed)
+
+
+def find_search_path(
+    environ: Mapping[str, str], config: str | None, *, is_typed: bool = False
+) -> SearchPath:
     """Return the places of INI files by ``HOME`` and ``XDG_CONFIG_HOME``.
 
     A relative ``XDG_CONFIG_HOME`` is ignored; the default is ``.config`` in the home.
+    `is_typed`: whether the user has typed `config`.
     """
     home = environ.get("HOME") or os.path.expanduser("~")
     config_home = environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(config_home):  # As in the XDG Base Directory Specification.
         config_home = os.path.join(home, ".config")
     site_places = find_site_places(environ)
-    return SearchPath(home, config_home, config=config, site_places=site_places)
+    return SearchPath(
+        home, config_home, config=config, site_places=site_places, is_typed=is_typed
+    )
 
 
 def find_runner(
@@ -73,7 +97,8 @@ def find_runner(
     """Return the definition of a runner, or the built-in one, with the `setup`.
 
     Raises InputError if no INI file defines `name`, or one that may is broken, or if it
-    has another setup, and StorageError if the disk fails.
+    has another setup, UntrustedFileError if a stranger could have written it, and
+    StorageError if the disk fails.
     """
     section = _find(_RUNNER, name, search_path)
     if section is None:
@@ -206,12 +231,16 @@ def _find(kind: _PluginKind, name: str, search_path: SearchPath) -> _Section | N
     """Return the section with the definition, None for a built-in one.
 
     The file of ``--config`` comes first.  Raises InputError if no file defines `name`,
-    or one that may is broken, and StorageError if the disk fails.
+    or one that may is broken, UntrustedFileError if a stranger could have written it,
+    and StorageError if the disk fails.
     """
     _check_name(kind, name)
     if search_path.config is not None:
         parser = _read_config(search_path.config)
         if _defines(parser, name, kind):
+            if kind is _HOOK or not search_path.is_typed:
+                of_config = f"--config {search_path.config}"
+                _refuse_stranger(kind, name, search_path.config, of_config)
             return _read_section(parser, name, kind, search_path.config)
         if parser.has_section(name):
             _refuse_misspelt(parser, name, kind, search_path.config)
@@ -219,6 +248,8 @@ def _find(kind: _PluginKind, name: str, search_path: SearchPath) -> _Section | N
     for path in search.paths():
         parsed = search.find_parser(path, name)
         if parsed is not None and _defines(parsed, name, kind):
+            if not search.is_plain(path):
+                _refuse_stranger(kind, name, path, path)
             return _read_section(parsed, name, kind, path)
     if name not in kind.built_in:
         raise search.not_found(name)
@@ -280,10 +311,35 @@ class _Search:
         if self.kind.plain_directory:
             yield self._plain_directory(self.kind)
 
+    def is_plain(self, path: str) -> bool:
+        """Return whether an INI file is in PyTaskFarmer's directory of the kind."""
+        plain = self.kind.plain_directory and self._plain_directory(self.kind)
+        return os.path.dirname(path) == plain
+
     def _plain_directory(self, kind: _PluginKind) -> str:
-        return os.path.join(
+        plain = os.path.join(
             self.search_path.home, ".pytaskfarmer", kind.plain_directory
         )
+        return os.path.normpath(plain)
+
+    def trusted_paths(self) -> Iterator[str]:
+        """Yield the files that are used whoever wrote them.
+
+        They are a typed one, and those in PyTaskFarmer's directories of all kinds.
+        """
+        if self.search_path.typed_config is not None:
+            yield self.search_path.typed_config
+        kinds = _RUNNER, _HANDLER
+        yield from self._paths_in(map(self._plain_directory, kinds))
+
+    def judged_paths(self) -> Iterator[str]:
+        """Yield the files that are for mpifarm alone, but for a typed one."""
+        typed, config = self.search_path.typed_config, self.search_path.config
+        if config is not None and typed is None:
+            yield config
+        for path in self.own_paths():
+            if path != typed:
+                yield path
 
     def _paths_in(self, directories: Iterable[str]) -> Iterator[str]:
         """Yield the INI files in directories; note an unreadable one in `broken`."""
@@ -340,8 +396,13 @@ class _Search:
         parsers = {}
         if self.search_path.config is not None:
             parsers[self.search_path.config] = _read_config(self.search_path.config)
-        own = os.path.join(self.search_path.config_home, "mpifarm")
-        return parsers | self._parsers_of(self._paths_in([own]))
+        return parsers | self._parsers_of(self.own_paths())
+
+    def own_paths(self) -> Iterator[str]:
+        """Yield the INI files in mpifarm's own directory."""
+        yield from self._paths_in(
+            [os.path.join(self.search_path.config_home, "mpifarm")]
+        )
 
     # ---- names that no file defines ----
 
@@ -480,33 +541,39 @@ def find_idle_sections(
     runner: str,
     handler: str,
     hooks: Sequence[str] = (),
-    *,
-    is_typed: bool = True,
 ) -> Iterator[str]:
     """Yield a warning for each section and ``--config`` file that has no effect.
 
     If ``--config`` does not define the runner or the handler, also yield a sentence
-    with the file that does.  `runner`, `handler` and `hooks` are the names in use.
-    `is_typed`: whether the user has typed ``--config``; a default of it need not have
-    an effect.  Raises InputError if the file of ``--config`` is missing or broken.
+    with the file that does.  `runner`, `handler` and `hooks` are the names in use.  A
+    default of ``--config`` need not have an effect.  Raises InputError if the file of
+    ``--config`` is missing or broken.
     """
+    yield from _find_hollow_sections(search_path)
+    typed = search_path.typed_config
+    if typed is not None:
+        used = ((runner, _RUNNER), (handler, _HANDLER))
+        parser = _read_config(typed)
+        all_used = [*used, *((name, _HOOK) for name in hooks)]
+        if not any(_defines(parser, name, kind) for name, kind in all_used):
+            yield _warn_of_idle_config(typed, parser)
+        for name, kind in used:
+            if name not in kind.built_in and not _defines(parser, name, kind):
+                yield _describe_source(kind, name, search_path)
+
+
+def _find_hollow_sections(search_path: SearchPath) -> Iterator[str]:
+    """Yield a warning for each section without effect in files for mpifarm alone."""
     for path, parser in _Search(_RUNNER, search_path).own_parsers().items():
         if _is_of_options(path, search_path):
             continue  # whoever reads its options tells of its sections
+        if path != search_path.typed_config and _find_stranger(path):
+            continue  # it is left out
         for name in parser.sections():
             if name == OPTIONS_SECTION:
                 yield from _warn_of_options(path, search_path)
             elif _is_hollow(parser, name):
                 yield f"WARNING: {describe_hollow(name, path, parser[name])}"
-    if search_path.config is not None and is_typed:
-        used = ((runner, _RUNNER), (handler, _HANDLER))
-        parser = _read_config(search_path.config)
-        all_used = [*used, *((name, _HOOK) for name in hooks)]
-        if not any(_defines(parser, name, kind) for name, kind in all_used):
-            yield _warn_of_idle_config(search_path.config, parser)
-        for name, kind in used:
-            if name not in kind.built_in and not _defines(parser, name, kind):
-                yield _describe_source(kind, name, search_path)
 
 
 def _is_of_options(path: str, search_path: SearchPath) -> bool:
@@ -556,6 +623,79 @@ def _warn_of_idle_config(config: str, parser: "ConfigParser") -> str:
     if not defined:
         why = ": no section of it defines a runner, a handler or a hook"
     return f"WARNING: --config {config} has no effect{why}"
+
+
+# ---- files that strangers could have written -----------------------------------------
+
+
+class UntrustedFileError(InputError):
+    """A definition in a file that a stranger could have written."""
+
+
+def find_untrusted(search_path: SearchPath) -> Iterator[str]:
+    """Yield a warning for each INI file that a stranger could have written.
+
+    Those of the current directory may be for any program: one is told when it is used.
+    Raises StorageError if the disk fails.
+    """
+    search = _Search(_RUNNER, search_path)
+    for path in search.trusted_paths():
+        if found := _find_stranger(path):
+            yield _warn_of_use(path, found)
+    for path in search.judged_paths():
+        # Whoever reads a file's options tells that it is left out.
+        if not _is_of_options(path, search_path) and (found := _find_stranger(path)):
+            yield (
+                f"WARNING: the sections of {path} are left out: {found.why}, and they"
+                f" would say what runs as you: {_find_remedy(path, found)}"
+            )
+
+
+def _warn_of_use(path: str, found: "Stranger") -> str:
+    remedy = found.find_remedy("use a copy of it that is yours")
+    return f"WARNING: {path} says what runs as you, and {found.why}: {remedy}"
+
+
+def _find_stranger(path: str) -> "Stranger | None":
+    """Return who could have written a file, None if it is to be trusted, or not there.
+
+    Raises StorageError if the disk fails.
+    """
+    from mpifarm.system.trust import judge_file  # for those who have such files
+
+    try:
+        return judge_file(path)
+    except OSError as error:
+        _raise_if_disk_failed(path, error)
+        return None
+
+
+def _refuse_stranger(kind: _PluginKind, name: str, path: str, named: str) -> None:
+    """Raise UntrustedFileError if a stranger could have written a definition.
+
+    `path` is its file, and `named` what the user knows it by.
+    """
+    from mpifarm.system.trust import judge_file  # for those who have such files
+
+    try:
+        found = judge_file(path)
+    except OSError as error:  # it was there a moment ago
+        _raise_if_disk_failed(path, error)
+        raise InputError(f"can't read {path}: {error.strerror}; try again") from error
+    if found is not None:
+        remedy = _find_remedy(path, found)
+        if kind is _HOOK and not found.is_open:
+            remedy = f"copy [{name}] to a file that is yours"
+        raise UntrustedFileError(
+            f"the {kind.title} {name!r} of {named} is not used: {found.why}, and it"
+            f" would run as you: {remedy}"
+        )
+
+
+def _find_remedy(path: str, found: "Stranger") -> str:
+    return found.find_remedy(
+        f"read it, and name it with --config {shlex.quote(path)} if it is right"
+    )
 
 
 # ---- reading -------------------------------------------------------------------------

@@ -12,8 +12,12 @@ from typing import Final, NamedTuple
 from mpifarm.database.names import DATABASE_CLASS, is_database_name
 from mpifarm.errors import InputError
 from mpifarm.model.paths import STATUS_FILES, WorkdirPaths, parse_aside
-from mpifarm.model.settings import HandlerDefinition, is_passing
-from mpifarm.plugins.registry import find_handler, find_search_path
+from mpifarm.model.settings import HandlerDefinition, Settings, is_passing
+from mpifarm.plugins.registry import (
+    UntrustedFileError,
+    find_handler,
+    find_search_path,
+)
 from mpifarm.store.directories import make_root
 from mpifarm.store.farm_file import find_last_farm_file
 from mpifarm.store.validate import validate_access
@@ -35,7 +39,8 @@ class Target(NamedTuple):
 
     `tasklist` is None if it cannot be found.  `recalled_from`: the directory of the
     last farm, whose handler it is, because nobody has named one; it may not be defined
-    elsewhere.
+    elsewhere.  `has_typed_config`: whether the user has typed `config`, and so has
+    chosen its file; neither a default nor the farm file of a colleague's is that.
     """
 
     workdir: str
@@ -44,6 +49,16 @@ class Target(NamedTuple):
     config: str | None = None
     lock_area: str | None = None
     recalled_from: str | None = None
+    has_typed_config: bool = False
+
+
+def find_target_of(settings: Settings) -> Target:
+    """Return the target of a farm."""
+    return Target(
+        *(settings.workdir, settings.tasklist, settings.handler),
+        *(settings.config, settings.lock_area),
+        has_typed_config=not settings.has_default("--config"),
+    )
 
 
 UNKNOWN_LIST: Final = "FILE"
@@ -116,8 +131,11 @@ def find_handler_of(target: Target, environ: Mapping[str, str]) -> HandlerDefini
     name = target.handler
     if name == "default" and is_database_name(target.tasklist or ""):
         name = "sqlite"
+    search_path = find_search_path(
+        environ, target.config, is_typed=target.has_typed_config
+    )
     try:
-        return find_handler(name, find_search_path(environ, target.config))
+        return find_handler(name, search_path)
     except InputError as error:
         if target.recalled_from is None:
             raise
@@ -128,7 +146,8 @@ def _explain_recalled(target: Target, error: InputError) -> str:
     """Return why the handler of the last farm is not to be had, and what to do."""
     there = target.recalled_from
     read = f"the last farm in {target.workdir} read its list by -t {target.handler}"
-    if there in ("", find_directory()):
+    is_here = there in ("", find_directory())
+    if is_here or isinstance(error, UntrustedFileError):
         return f"{read}: {error}"
     return (
         f"{read}, which is not defined here: give --config FILE, or first:"

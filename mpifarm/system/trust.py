@@ -6,6 +6,7 @@ Rules of this file: fail closed; it only looks.
 import errno
 import os
 import pwd
+import shlex
 import stat
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -24,6 +25,10 @@ class Stranger(NamedTuple):
     why: str
     is_open: bool
     """Whether everyone may write `path`; if not, it belongs to another user."""
+
+    def find_remedy(self, otherwise: str) -> str:
+        """Return the command that mends `path`, `otherwise` if only its owner can."""
+        return f"chmod go-w {shlex.quote(self.path)}" if self.is_open else otherwise
 
 
 def find_stranger(path: str) -> str:

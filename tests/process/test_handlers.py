@@ -111,6 +111,56 @@ def test_other_ini_files_are_nobodys_concern(create_farm):
     assert place.notes("ran") == ["ran"]
 
 
+EVIL = """\
+open("ran", "a").write("evil\\n")
+from mpifarm.runners import BasicRunner as Evil
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    "options", ["", "runner = e\nconfig = o.ini\n"], ids=["user", "default"]
+)
+def test_a_class_of_a_file_that_everyone_may_write_is_not_imported(
+    create_farm, words, options
+):
+    place = create_farm(["true"])
+    (place.directory / "evil.py").write_text(EVIL)
+    place.environment["PYTHONPATH"] = f"{place.directory}:{ROOT}"
+    if options:
+        (place.directory / "mpifarm.ini").write_text(f"[options]\n{options}")
+        path = place.directory / "o.ini"
+        path.write_text("[e]\nRunner = evil.Evil\n")
+        name, named = "e", f"--config {path}"
+    else:
+        path = write_ini(place, "own", "[default]\nRunner = evil.Evil\n")
+        name, named = "default", str(path)
+    path.chmod(0o666)
+    said = complaint(place, *words)
+    assert (
+        f"the runner '{name}' of {named} is not used: everyone may write {path}, and it"
+        f" would run as you: chmod go-w {path}"
+    ) in said
+    assert ("(--config is set in " in said) == bool(options)
+    assert place.notes("ran") == []
+    path.chmod(0o644)
+    finish(place.start(*words))
+    assert "evil" in place.notes("ran")
+
+
+def test_of_a_typed_file_that_everyone_may_write_a_warning_tells(create_farm):
+    place = create_farm(["a b"], config=template("echo {} >> ran"))
+    path = place.directory.parent / PLACES["config"]
+    path.chmod(0o666)
+    said = finish(place.start("-t", "mine", "--config", str(path)))
+    assert f"WARNING: {path} says what runs as you, and everyone may write" in said
+    assert place.notes("ran") == ["a b"]
+    plain = write_ini(place, "plain", template("echo plain >> ran", "other"))
+    plain.chmod(0o666)
+    said = finish(place.start("-t", "other", "--dry-run"))
+    assert f"WARNING: {plain} says what runs as you, and everyone may write" in said
+
+
 def test_without_ini_files_configparser_is_not_even_imported(tmp_path):
     code = (
         "import sys\n"

@@ -108,8 +108,9 @@ def test_a_subcommand_has_the_lock_and_the_handler_of_the_farms_there(here):
     found = find("else")
     assert found.lock_area == f"{here}/locks"
     assert (found.handler, found.config) == ("greasy", f"{here}/a.ini")
+    assert not found.has_typed_config
     found = find("else", "--lock-area", "typed", "-t", "default", "--config", "b.ini")
-    assert found[2:] == ("default", "b.ini", "typed", None)
+    assert found[2:] == ("default", "b.ini", "typed", None, True)
     (here / "mpifarm.ini").write_text("[options]\nlock-area = $SCRATCH\n")
     with pytest.raises(InputError, match=r"line 2: lock-area has a \$"):
         find("else")
@@ -166,6 +167,30 @@ def test_a_handler_that_is_not_defined_here_is_told_with_the_way_to_it(
     monkeypatch.chdir(here)
     (here / "own.ini").unlink()
     assert "there is no tasklist handler 'own'" in look_at_tasks(found, environ)[1]
+
+
+def test_a_farm_file_names_no_handler_that_a_stranger_could_have_written(
+    here, monkeypatch
+):
+    """Whoever may write the workdir may write the farm file."""
+    (here / "my list").write_text("3\n")
+    config = here / "own.txt"
+    config.write_text("[own]\nTaskList = evil.Evil\n")
+    config.chmod(0o666)
+    leave_farm(here, handler="own", config=str(config))
+    environ = {"HOME": os.devnull}
+    (here / "other").mkdir()
+    for directory in (here, here / "other"):
+        monkeypatch.chdir(directory)
+        found = find(os.path.relpath(here / "my list"))
+        _, fault = look_at_tasks(found, environ)
+        assert f"--config {config} is not used: everyone may write {config}" in fault
+        with pytest.raises(InputError, match=f"as you: chmod go-w {config}$"):
+            read_tasks(found, environ)
+    # What the user types is the user's own word.
+    found = find("../my list", "--config", str(config))
+    with pytest.raises(InputError, match=r"can't be imported"):
+        read_tasks(found, environ)
 
 
 @pytest.mark.parametrize("named", ["else", "else/", "else/stdin.txt"])

@@ -294,14 +294,16 @@ def test_options_and_sections_that_change_nothing_are_told(monkeypatch):
         return [f"warning {len(asked)}"]
 
     monkeypatch.setattr(first_words, "find_unused", find)
+    monkeypatch.setattr(first_words, "find_untrusted", find)
     monkeypatch.setattr(first_words, "find_idle_sections", find)
-    monkeypatch.setattr(first_words, "find_search_path", lambda *given: given)
+    monkeypatch.setattr(first_words, "find_search_path_of", lambda *given: given)
     settings, environ = farm.context.settings, farm.context.process.environ
     warnings = [*warn_of_unused(settings, environ, runner)]
-    assert warnings == ["warning 1", "warning 2"]
+    assert warnings == ["warning 1", "warning 2", "warning 3"]
     assert asked == [
         (farm.context.settings, runner, {"A": "b"}),
-        (({"A": "b"}, "some.ini"), "mine", "its", (), ("is_typed", True)),
+        ((settings, environ),),
+        ((settings, environ), "mine", "its", ()),
     ]
 
 

@@ -216,7 +216,7 @@ def test_a_hook_of_a_file_that_everyone_may_write_is_refused(tmp_path):
     path.write_text("[watch]\nHook = mine.Watch\n")
     path.chmod(0o666)
     context, _ = context_of(tmp_path, names=("watch",))
-    with pytest.raises(InputError, match=f"--hook watch .* may write {path}"):
+    with pytest.raises(InputError, match=f"the hook .watch. .* may write {path}"):
         with_hooks(context)
     context, _ = context_of(tmp_path, names=("other",))
     with pytest.raises(InputError, match="there is no hook 'other' for --hook"):

@@ -2,6 +2,8 @@
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,8 +19,10 @@ from mpifarm.plugins.registry import (
     find_idle_sections,
     find_runner,
     find_search_path,
+    find_untrusted,
 )
 from mpifarm.plugins.site_files import find_site_places
+from mpifarm.system import trust
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def write(tmp_path):
 
 
 def with_config(places, path):
-    return SearchPath(places.home, places.config_home, places.directory, config=path)
+    return replace(places, config=path, is_typed=True)
 
 
 def runner_complaint(places, name="x"):
@@ -545,9 +549,8 @@ def test_sections_of_a_file_of_options_are_told_by_who_reads_these(places, write
 
 def test_a_config_that_a_file_has_set_need_not_be_used(places, write):
     config = write(CONFIG, "[reco]\nRunner = a.B\n")
-    places = with_config(places, config)
-    names = (places, "default", "default")
-    assert list(find_idle_sections(*names, is_typed=False)) == []
+    places = replace(places, config=config, is_typed=False)
+    assert list(find_idle_sections(places, "default", "default")) == []
 
 
 def test_a_config_that_nothing_is_taken_from_is_told_with_the_options_that_would(
@@ -643,6 +646,117 @@ def test_a_setup_of_the_command_line_is_an_option_of_the_runner(places, write):
     found = find_runner("mine", places, setup)
     assert found.options == {"shell": "always", "setup": setup}
     assert find_runner("mine", places).options == {"shell": "always"}
+
+
+# ---- files that strangers could have written -----------------------------------------
+
+
+@pytest.mark.parametrize("place", [OWN, HERE, PROJECT, CONFIG])
+@pytest.mark.parametrize("name", ["default", "x"])
+def test_a_definition_that_everyone_could_have_written_is_refused(
+    places, write, place, name
+):
+    path = write(place, f"[{name}]\nTaskList = a.B\nRunner = a.C\n")
+    if place == CONFIG:  # as a default, which nobody has typed
+        places = replace(places, config=path)
+    os.chmod(path, 0o666)
+    named = f"--config {path}" if place == CONFIG else path
+    told = (
+        f"{name!r} of {named} is not used: everyone may write {path}, and it would run"
+        f" as you: chmod go-w {path}"
+    )
+    assert handler_complaint(places, name) == f"the tasklist handler {told}"
+    if place in (OWN, CONFIG):
+        assert runner_complaint(places, name) == f"the runner {told}"
+    os.chmod(path, 0o644)
+    assert find_handler(name, places).python_class == "a.B"
+
+
+def test_a_definition_in_a_file_of_another_user_is_refused(places, write, monkeypatch):
+    path = write(HERE, "[x]\nTaskList = a.B\n")
+    stranger = SimpleNamespace(st_uid=4_000_000, st_mode=0o100644)
+    find_status = trust._find_status
+    monkeypatch.setattr(
+        trust,
+        "_find_status",
+        lambda each: stranger if each == path else find_status(each),
+    )
+    assert handler_complaint(places) == (
+        f"the tasklist handler 'x' of {path} is not used: {path} belongs to user"
+        " 4000000, not to you or root, and it would run as you: read it, and name it"
+        f" with --config {path} if it is right"
+    )
+    assert find_handler("x", with_config(places, path)).python_class == "a.B"
+
+
+def test_a_definition_behind_the_one_that_is_used_may_be_a_strangers(places, write):
+    write(OWN, "[x]\nRunner = a.B\n")
+    os.chmod(write("home/.config/mpifarm/a.ini", "[x]\nRunner = evil.B\n"), 0o666)
+    assert find_runner("x", places).python_class == "a.B"
+
+
+def test_a_file_that_is_gone_before_it_is_judged_is_not_used(
+    places, write, monkeypatch
+):
+    path = write(OWN, "[x]\nRunner = a.B\n")
+
+    def remove(path: str) -> Any:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr(trust, "judge_file", remove)
+    assert runner_complaint(places) == (
+        f"can't read {path}: No such file or directory; try again"
+    )
+
+
+@pytest.mark.parametrize("place", [PLAIN_RUNNERS, CONFIG])
+def test_of_a_file_that_is_typed_or_pytaskfarmers_a_warning_tells(places, write, place):
+    path = write(place, "[x]\nRunner = a.B\n[watch]\nHook = a.C\n")
+    os.chmod(path, 0o666)
+    if place == CONFIG:
+        places = with_config(places, path)
+    assert find_runner("x", places).python_class == "a.B"
+    (told,) = find_untrusted(places)
+    assert told == (
+        f"WARNING: {path} says what runs as you, and everyone may write {path}:"
+        f" chmod go-w {path}"
+    )
+    os.chmod(path, 0o644)
+    assert [*find_untrusted(places)] == []
+
+
+def test_a_hook_is_refused_in_a_file_that_is_typed(places, write):
+    path = write(CONFIG, "[watch]\nHook = a.C\n")
+    places = with_config(places, path)
+    os.chmod(path, 0o666)
+    with pytest.raises(InputError, match=f"as you: chmod go-w {path}$"):
+        find_hook("watch", places)
+
+
+def test_a_file_that_everyone_could_have_written_is_left_out_with_a_warning(
+    places, write
+):
+    own = write(OWN, "[x]\nRunner = a.B\n[hollow]\nk = 1\n")
+    config = write(CONFIG, "[y]\nRunner = a.B\n[hollow]\nk = 1\n")
+    options = write("home/.config/mpifarm/config.ini", "[y]\nRunner = a.B\n")
+    for path in (own, config, options):
+        os.chmod(path, 0o666)
+    places = replace(places, config=config)
+    assert find_runner("default", places) == RunnerDefinition()
+    # The reader of the options tells of config.ini.
+    assert [*find_untrusted(places)] == [
+        f"WARNING: the sections of {path} are left out: everyone may write {path}, and"
+        f" they would say what runs as you: chmod go-w {path}"
+        for path in (config, own)
+    ]
+    assert [*find_idle_sections(places, "default", "default")] == []
+
+
+def test_a_link_to_nothing_is_no_strangers_file(places, tmp_path, write):
+    link = tmp_path / PLAIN_RUNNERS
+    link.parent.mkdir(parents=True)
+    link.symlink_to("nowhere")
+    assert [*find_untrusted(places)] == []
 
 
 def test_two_setups_of_one_runner_are_refused(places, write):
