@@ -345,7 +345,7 @@ class Pool:
         if self._state is not PoolState.RUNNING:
             return
         if ending and leases and leases[0].taskid == task:
-            yield _ended(leases[0], worker.pid, *ending)
+            yield _ended(leases[0], worker.pid, worker.index, *ending)
             leases = leases[1:]
             task = None
         yield _worker_lost(leases, status, task)
@@ -511,11 +511,14 @@ def _why_useless(status: int | None, runner: str) -> str:
     )
 
 
-def _ended(lease: Lease, worker: int, outcome: Outcome, seconds: float) -> Result:
+def _ended(
+    lease: Lease, worker: int, index: int, outcome: Outcome, seconds: float
+) -> Result:
     """Return the result of a task that had to be ended together with its worker."""
     return Result(
         *(lease.taskid, lease.attempt, outcome, -signal.SIGKILL),
         *(worker, time.time() - seconds, seconds, time.monotonic()),
+        worker_index=index,
     )
 
 

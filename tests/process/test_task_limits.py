@@ -341,6 +341,8 @@ def test_a_run_that_does_not_end_costs_the_worker_and_not_an_attempt(timed_pool,
     assert driver.losses()[0].running is None
     assert [loss.unstarted for loss in driver.losses()] == [(Lease(1, 1, "true"),)]
     assert results[0].worker != results[1].worker
+    # without it, `mpifarm cancel` would say that the task had waited
+    assert results[0].worker_index == 0
     assert results[0].seconds >= 0.5
     assert before <= results[0].started <= time.time()
     driver.collect_until(lambda: driver.log(0) == f"begun\n{LIMIT_LINE}\n")

@@ -774,7 +774,8 @@ def test_each_state_has_its_transitions_and_no_other_is_taken(start):
 def test_a_task_that_ended_with_its_worker_began_before_its_seconds(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     monkeypatch.setattr(time, "monotonic", lambda: 50.0)
-    result = client._ended(lease(7), 101, Outcome.TIMED_OUT, 12.5)
+    result = client._ended(lease(7), 101, 2, Outcome.TIMED_OUT, 12.5)
     assert (result.started, result.seconds, result.ended) == (987.5, 12.5, 50.0)
     assert (result.outcome, result.status) == (Outcome.TIMED_OUT, -9)
-    assert (result.taskid, result.attempt, result.worker) == (7, 1, 101)
+    assert (result.taskid, result.attempt) == (7, 1)
+    assert (result.worker, result.worker_index) == (101, 2)
