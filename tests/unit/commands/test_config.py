@@ -153,6 +153,16 @@ def test_what_a_farm_warns_of_stands_below_and_in_json(call, tmp_path):
     assert found["warnings"] == [first, second]
 
 
+def test_a_config_that_everyone_could_have_written_is_told(call, tmp_path):
+    config = tmp_path / "o.ini"
+    config.write_text("[e]\nRunner = a.B\n")
+    config.chmod(0o666)
+    *_, told = call(MPIFARM_CONFIG=str(config)).splitlines()
+    assert told.startswith(f"WARNING: the sections of {config} are left out: everyone")
+    config.chmod(0o644)
+    assert "WARNING" not in call(MPIFARM_CONFIG=str(config))
+
+
 def test_options_in_another_file_of_ones_own_are_told(call, tmp_path):
     own = tmp_path / ".config" / "mpifarm" / "mpifarm.ini"
     own.parent.mkdir(parents=True)
