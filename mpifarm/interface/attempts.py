@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
 from mpifarm.model.task import Outcome, decode_text
+from mpifarm.model.wording import agree, counted
 from mpifarm.output.reader import OutputReader, find_outputs
 from mpifarm.store import attempts as lines
 from mpifarm.system import file_contents, files
@@ -127,12 +129,16 @@ class AttemptReader:
         return found
 
 
-def read_output(paths: WorkdirPaths, taskid: int) -> str:
+def read_output(paths: WorkdirPaths, taskid: int, total: int) -> str:
     """Return what the last attempt of a task has printed, "" if nothing is kept.
 
-    Raises OSError, and `StorageError`.
+    `total` is the number of tasks that were given.  Raises `InputError` for any other
+    that has no output (others may have been added), OSError, and `StorageError`.
     """
-    outputs = find_outputs(paths.logs, taskid, split=True)
+    outputs = find_outputs(paths.logs, taskid, split=True) if taskid >= 0 else []
+    if not outputs and not 0 <= taskid < total:
+        there_are = f"there {agree(total, 'is', 'are')} {counted(total)}, from 0 on"
+        raise InputError(f"there is no task {taskid}: {there_are}")
     if not outputs:
         return ""
     reader = OutputReader(outputs[-1])

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,10 +24,15 @@ from mpifarm.interface.child import POLL_SECONDS, Child
 from mpifarm.interface.directory import Directory, find_place, find_workdir
 from mpifarm.interface.ending import Ending, find_ending, find_result, has_begun
 from mpifarm.interface.interrupts import HeldInterrupts
-from mpifarm.interface.options import Value, parse_options, spell_options
+from mpifarm.interface.options import (
+    Value,
+    name_keywords,
+    parse_options,
+    spell_options,
+)
 from mpifarm.interface.results import NO_STATES, Results, read_states
 from mpifarm.interface.speech import Speech, find_others, find_sentences, warn
-from mpifarm.interface.tasks import Task, list_tasks
+from mpifarm.interface.tasks import ListedTasks, Task, list_tasks
 from mpifarm.model.wording import agree, counted
 
 STOPPED: Final = "the script stopped it"
@@ -100,9 +106,11 @@ class Farm:
         self._launcher = split_launcher(launcher)
         self._workdir = find_workdir(workdir)
         self._options = spell_options(options)
-        parse_options(self._words_for(self._workdir or "DIR", "LIST"), options)
+        parse_options(self._words_for(self._workdir or "DIR", "LIST"))
         self._list = list_tasks(tasks)
-        self._speech = Speech(self._list.reword, prints=progress)
+        # No method of self: a temporary workdir goes with the last reference to it.
+        self._reword = partial(_reword, self._list)
+        self._speech = Speech(self._reword, prints=progress)
         self._start: _Start | None = None
         self._results: Results | None = None
         self._waiting = deque[Attempt]()
@@ -218,8 +226,12 @@ class Farm:
         return self._begun.directory.path
 
     def read_output(self, taskid: int) -> str:
-        """Return what the last attempt of a task has printed, "" if nothing is kept."""
-        return read_output(self._begun.directory.paths, taskid)
+        """Return what the last attempt of a task has printed, "" if nothing is kept.
+
+        Raises `InputError` for a task that is not there, OSError, and `StorageError`.
+        """
+        total = len(self._list.names)
+        return read_output(self._begun.directory.paths, taskid, total)
 
     def _words_for(self, workdir: str, tasklist: str) -> list[str]:
         return [*self._options, f"--workdir={workdir}", "::::", tasklist]
@@ -261,11 +273,16 @@ class Farm:
         own = find_sentences(said)
         error = _ERRORS.get(child.status)
         if own and error and (error is InputError or not child.was_stopped):
-            raise error(self._list.reword(own[-1]))
+            raise error(self._reword(own[-1]))
         if child.was_stopped:
             return Ending(ExitStatus.RUN_AGAIN, f"{STOPPED}, before it began")
         what = f"{program} started no farm (exit status {child.status})"
         raise FarmError("\n".join([what, *said[-SHOWN_LINES:]]))
+
+
+def _reword(tasks: ListedTasks, sentence: str) -> str:
+    """Return what the farm's process says, in terms of tasks and keywords."""
+    return tasks.reword(name_keywords(sentence))
 
 
 def split_launcher(launcher: object) -> list[str]:

@@ -6,7 +6,7 @@ and what they take, is known to the command line alone.
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from mpifarm.commands.misspelt import explain_key
@@ -63,19 +63,46 @@ OPTIONS: Final = {
 """The options by their keywords."""
 
 
-def parse_options(words: Sequence[str], keywords: Iterable[str]) -> None:
+def parse_options(words: Sequence[str]) -> None:
     """Raise `InputError` if the words of a command line are wrong.
 
-    Its sentence names the options by their keywords, as far as they were given.
+    Its sentence names the options by their keywords.
     """
     try:
         parse_line(words, os.environ).settle()
     except InputError as error:
-        said = str(error).removesuffix(_HELP)
-        for keyword in keywords:
-            name = OPTIONS[keyword].long_name
-            said = re.sub(rf"(?<!\S){re.escape(name)}(?![\w-])", keyword, said)
+        said = name_keywords(str(error).removesuffix(_HELP))
         raise InputError(said) from None
+
+
+def name_keywords(sentence: str) -> str:
+    """Return what a farm says of its options, in terms of the keywords.
+
+    A command line in the sentence stays as it is, and what stands in quotes.
+    """
+    parts = re.split(r"(\bmpifarm [^;:,()]*|(?<!\w)'[^']*')", sentence)
+    return "".join(
+        part if part.startswith(("mpifarm ", "'")) else _name_keywords(part)
+        for part in parts
+    )
+
+
+def _name_keywords(text: str) -> str:
+    def name_limits(found: re.Match[str]) -> str:
+        pairs = [f'"{kind}": {n}' for kind, n in re.findall(_LIMIT, found[0])]
+        return f"limit={{{', '.join(pairs)}}}"
+
+    def name_option(found: re.Match[str]) -> str:
+        option = OPTIONS.get(keyword := found[1].replace("-", "_"))
+        if option is None:
+            return found[0]
+        return f"{keyword}=True" if option.is_flag else keyword
+
+    text = re.sub(rf"{_LIMIT}(?: {_LIMIT})*", name_limits, text)
+    return re.sub(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?![\w-])", name_option, text)
+
+
+_LIMIT: Final = r"(?<![\w-])--limit (\w[\w.-]*)=(\d+|N)"
 
 
 def spell_options(options: Mapping[str, Value]) -> list[str]:

@@ -91,9 +91,9 @@ class Results(Sequence[Attempt]):
     def read_output(self, taskid: int) -> str:
         """Return what the last attempt of a task has printed, "" if nothing is kept.
 
-        Raises OSError, and `StorageError`.
+        Raises `InputError` for a task that is not there, OSError, and `StorageError`.
         """
-        return read_output(self._directory.paths, taskid)
+        return read_output(self._directory.paths, taskid, self.total)
 
     def check(self) -> None:
         """Raise `TasksFailedError` unless all tasks have completed."""

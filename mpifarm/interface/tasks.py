@@ -32,14 +32,14 @@ class ListedTasks(NamedTuple):
         """Return what a farm says of lines of its list in terms of these tasks."""
 
         def name_task(found: re.Match[str]) -> str:
-            number = int(found[1]) - 1
+            number = int(found[1]) - 1 if found[1] else int(found[2])
             if number >= len(self.commands):
                 return found[0]
             return f"task {number}, {self.commands[number]!r:.60},"
 
-        line = r"\bline (\d+) of \S*\bstdin\.txt\b(?: \(task \d+\))?"
-        sentence = re.sub(line, name_task, sentence)
-        return sentence.replace("--as-is ", "as_is=True ")
+        file = r" of \S*\bstdin\.txt\b(?: \(task \d+\))?"
+        sentence = re.sub(rf"\b(?:line (\d+)|task (\d+)){file}", name_task, sentence)
+        return re.sub(rf"\bno task{file}", "no task", sentence)
 
 
 def list_tasks(tasks: Iterable[Task]) -> ListedTasks:

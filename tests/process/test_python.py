@@ -112,6 +112,12 @@ def test_the_same_tasks_go_on_and_more_are_added(capfd):
     assert after[:2] == before[:]
     assert after[2].farm != after[1].farm
     assert after.read_output(2) == "new\n"
+    for taskid in (-1, 3):
+        with mpifarm.Farm([*tasks, "echo new"], workdir="w") as farm:
+            assert farm.read_output(0) == "one\n"
+            refused = f"there is no task {taskid}: there are 3 tasks, from 0 on"
+            with pytest.raises(mpifarm.InputError, match=refused):
+                farm.read_output(taskid)
     assert capfd.readouterr() == ("", "")
 
 
@@ -125,6 +131,13 @@ def test_what_a_farm_refuses_is_told_and_nothing_is_left(place):
         mpifarm.run(["true"], launcher=["/bin/false"])
     with pytest.raises(mpifarm.InputError, match='no end for its "for"'):
         mpifarm.run(["for i in 1"])
+    kind = r"""task 0, '\[limit=l\] true', is of .*, by limit=\{"l": N\} \(0"""
+    with pytest.raises(mpifarm.InputError, match=kind):
+        mpifarm.run(["[limit=l] true"], workdir="w")
+    with pytest.raises(
+        mpifarm.InputError, match=r"for hook, only: none.* with config$"
+    ):
+        mpifarm.run(["true"], hook="x", workdir="w")
     assert mpifarm.run([], workdir="w")[:] == []
     assert mpifarm.run([])[:] == []
     assert [*place.iterdir(), *Path(tempfile.gettempdir()).iterdir()] == []

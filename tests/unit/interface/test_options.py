@@ -4,7 +4,12 @@ import pytest
 
 from mpifarm.commands.options import parse_arguments
 from mpifarm.errors import InputError
-from mpifarm.interface.options import OPTIONS, parse_options, spell_options
+from mpifarm.interface.options import (
+    OPTIONS,
+    name_keywords,
+    parse_options,
+    spell_options,
+)
 
 
 def parse(**options):
@@ -73,6 +78,26 @@ def test_a_mistake_is_told_with_what_is_near(options, sentence):
 def test_a_wrong_value_is_told_by_its_keyword(options, sentence):
     words = [*spell_options(options), "--workdir=w", "::::", "list"]
     with pytest.raises(InputError) as refused:
-        parse_options(words, options)
+        parse_options(words)
     assert str(refused.value).startswith(sentence)
     assert "--" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("by --limit l=N (0: any number)", 'by limit={"l": N} (0: any number)'),
+        ("by --limit l=N --limit m=3 (0", 'by limit={"l": N, "m": 3} (0'),
+        ("hook 'x' for --hook, only: none", "hook 'x' for hook, only: none"),
+        ("or name its file with --config", "or name its file with config"),
+        ("--id-variable A=1 (x)", "id_variable A=1 (x)"),
+        ("; --as-is runs the list", "; as_is=True runs the list"),
+        ("without --task-timeout, give", "without task_timeout, give"),
+        ("give mpifarm retry DIR --list X", "give mpifarm retry DIR --list X"),
+        ("mpifarm --remap DIR; --remap", "mpifarm --remap DIR; remap=True"),
+        ("--limits and --directive", "--limits and --directive"),
+        ("can't run 'a --config b' by --config", "can't run 'a --config b' by config"),
+    ],
+)
+def test_what_a_farm_says_of_options_is_said_of_keywords(said, told):
+    assert name_keywords(said) == told

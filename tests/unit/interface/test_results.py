@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpifarm.errors import ExitStatus, StorageError
+from mpifarm.errors import ExitStatus, InputError, StorageError
 from mpifarm.interface.directory import Directory
 from mpifarm.interface.ending import Ending
 from mpifarm.interface.results import Results, TasksFailedError, read_states
@@ -128,3 +128,15 @@ def test_a_status_file_that_cannot_be_read_is_an_error(place):
     (place / "finished").mkdir()
     with pytest.raises(StorageError, match="finished"):
         read(place)
+
+
+def test_the_output_of_a_task_that_is_not_there_is_refused(place):
+    results = read(place)
+    assert results.read_output(3) == ""
+    for taskid in (-1, 4):
+        refused = f"there is no task {taskid}: there are 4 tasks, from 0 on"
+        with pytest.raises(InputError, match=refused):
+            results.read_output(taskid)
+    (place / "logs").mkdir()
+    (place / "logs" / "log_4").write_text("of a task that was added\n")
+    assert results.read_output(4) == "of a task that was added\n"

@@ -57,9 +57,12 @@ def test_what_is_no_list_of_commands_is_told_with_what_is(tasks, why):
 
 def test_what_a_farm_says_of_a_line_is_said_of_the_task():
     listed = list_tasks(["true", "for i in 1"])
-    said = 'line 2 of w/stdin.txt has no end for its "for"; --as-is runs the list'
-    told = "task 1, 'for i in 1', has no end for its \"for\"; as_is=True runs the list"
+    said = 'line 2 of w/stdin.txt has no end for its "for"'
+    told = "task 1, 'for i in 1', has no end for its \"for\""
     assert listed.reword(said) == told
     assert listed.reword(said.replace("stdin.txt", "stdin.txt (task 1)")) == told
     assert listed.reword("line 3 of w/stdin.txt") == "line 3 of w/stdin.txt"
     assert listed.reword("line 1 of other.txt") == "line 1 of other.txt"
+    said = "task 0 of /tmp/a/stdin.txt is of the kind 'x'"
+    assert listed.reword(said) == "task 0, 'true', is of the kind 'x'"
+    assert listed.reword("no task of a/stdin.txt is") == "no task is"
