@@ -5,6 +5,7 @@ pages in the package; in a checkout they stand beside it.
 """
 
 import os
+from difflib import get_close_matches
 
 import mpifarm
 from mpifarm.commands.misspelt import find_near_word
@@ -12,11 +13,14 @@ from mpifarm.commands.option_values import usage_error
 
 _README = "README.md"
 
+_RATHER_NEAR = 0.55
+"""The least likeness of pages that are named beside others."""
+
 
 def find_page(word: str) -> str:
     """Return the text of a page, named as ``docs/order.md``, ``order.md``, ``README``.
 
-    Raises InputError that names the nearest page, or all.
+    Raises InputError that names the nearest pages.
     """
     pages = _list_pages()
     name = os.path.basename(word)
@@ -33,7 +37,13 @@ def find_page(word: str) -> str:
         raise usage_error(
             "this installation has no pages: they stand beside its source"
         )
-    raise usage_error(f"there is no page {word!r}: there are {', '.join(pages)}")
+    alike = get_close_matches(name.removesuffix(".md"), bare, cutoff=_RATHER_NEAR)
+    begun = [page for page in bare if page.startswith(name.removesuffix(".md"))]
+    found = [_name(bare[page]) for page in dict.fromkeys([*begun, *alike])]
+    nearest = f"the nearest are {', '.join(found)}; " if found else ""
+    raise usage_error(
+        f"there is no page {word!r}: {nearest}mpifarm help docs lists all"
+    )
 
 
 def page_names() -> list[str]:

@@ -246,6 +246,8 @@ class _Printing:
 def spell_out(argv: list[str]) -> list[str]:
     """Return the options for ``help``, ``help check`` and ``version``, else `argv`.
 
+    ``help run`` is that for starting a list.
+
     ``run LIST`` is the list alone.  A word that names a file is a list, and stays.
     """
     if argv[:1] == [RUN] and not _names_list(argv):
@@ -255,6 +257,8 @@ def spell_out(argv: list[str]) -> list[str]:
     match argv:
         case ["help" | "version" as word]:
             return [f"--{word}"]
+        case ["help", "run"]:
+            return ["--help"]
         case ["help", subcommand] if subcommand in SUBCOMMANDS:
             return [subcommand, "--help"]
     return argv

@@ -438,6 +438,11 @@ _FIRST_WORDS: Final = (*SUBCOMMANDS, "help", "version")
 
 def explain_list_named_as_command(tasklist: str) -> str:
     """Return a sentence about a list with the name of a subcommand, or ``run``."""
+    if tasklist not in SUBCOMMANDS:  # run, behind which another list would stand
+        return (
+            f"the file {tasklist} is taken for the list, because no list stands behind"
+            f" it: say ./{tasklist} for the list"
+        )
     return (
         f"the file {tasklist} is taken for the list, because no workdir stands behind"
         f" it: say ./{tasklist} for the list, or mpifarm {tasklist} WORKDIR for the"
@@ -673,6 +678,13 @@ _ONLY_SHOWS: Final = (
     " ~/.config/mpifarm/config.ini"
 )
 
+_TAKE_ONE: Final = {
+    "mpifarm completion": "shell",
+    "mpifarm doctor": "directory",
+    "mpifarm selftest": "directory",
+}
+"""Subcommands that take one word, which is no list."""
+
 _TAKE_IDS: Final = ("mpifarm cancel", "mpifarm hold", "mpifarm log", "mpifarm release")
 _NAME_IDS: Final = ("mpifarm ls", "mpifarm retry")
 """Subcommands that take ids behind ``--ids``."""
@@ -682,6 +694,11 @@ def _explain_surplus_of(program: str, extra: Sequence[str]) -> str:
     """Return a sentence about words too many for a subcommand."""
     if program == _CONFIG:
         return f"{program} {_ONLY_SHOWS}"
+    if noun := _TAKE_ONE.get(program):
+        return (
+            f"{extra[0]!r} is one word too many for {program}: name one {noun}, in"
+            " quotes if it has spaces in its name"
+        )
     explain = _explain_surplus_ids if is_ids(extra[0]) else _explain_surplus_word
     said = explain(program, extra)
     return f"{extra[0]!r} is one word too many for {program}{said}"

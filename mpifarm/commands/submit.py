@@ -92,7 +92,7 @@ _HELP: Final = {
     "--supervise": "start the farm again in the job if ranks, a node or srun die",
     "--install-free": "take mpifarm from where it is now: the Python of the job need"
     " not have it installed",
-    "--scheduler": "slurm, pbs, lsf or sge (default: the one that is here)",
+    "--scheduler": "the batch system (default: the one that is here)",
     "--print": "print the script, and write and submit nothing",
     "--json": "print a JSON object in place of sentences",
 }

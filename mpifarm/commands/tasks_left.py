@@ -155,7 +155,8 @@ def _describe_left(view: View, *, is_begun: bool) -> str:
     told = [*_count_others(view)]
     if not told and not is_begun:
         return ""
-    of = f"{left} of {counted(view.total)} {agree(left, 'is', 'are')} left to run"
+    verb = "is" if 1 in (left, view.total) else "are"
+    of = f"{left} of {counted(view.total)} {verb} left to run"
     return f"the list was begun before: {', '.join([of, *told])}"
 
 

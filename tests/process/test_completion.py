@@ -51,6 +51,7 @@ COMPLETED = {
     "mpifarm 'wc {}' ::: mi": "wc {} ::: mine.ini",
     "mpifarm jobs req": "jobs requeue.slurm",
     "mpifarm help resum": "help resume",
+    "mpifarm help ru": "help run",
     "mpifarm run tasks.txt --qui": "run tasks.txt --quiet",
     "mpifarm tasks.txt --no-bi": "tasks.txt --no-bind",
     "mpifarm submit --unt": "submit --until-done",

@@ -196,6 +196,12 @@ def test_a_dry_run_of_a_begun_list_shows_the_tasks_that_the_next_farm_runs(place
     assert shown_ids(text) == attempted(place) == [4, 5, 6, 7, 8]
 
 
+def test_a_dry_run_of_one_task_says_is(place):
+    place.write_list(["true"])
+    assert attempted(place) == [0]
+    assert "0 of 1 task is left to run, 1 finished\n" in show(place)
+
+
 def test_a_dry_run_leaves_out_what_a_user_holds(place):
     place.write_list(["false", "true"])
     attempted(place)

@@ -185,7 +185,8 @@ def _check(name: str, where: str, lock_area: str | None) -> Finding:
 def _refuse(where: str, error: OSError) -> Finding:
     """Return the finding of a place in which no directory can be made."""
     name = storage.FILE_SYSTEM
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+    # /proc is one, and says ENOENT to whoever would make a directory there.
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.isdir(where):
         return bad(name, f"{where} is not a directory", _ANOTHER)
     seen = storage.check_mount(storage.Stage(where)).seen
     seen += f"; no file can be made in {where}: {error.strerror}"

@@ -83,7 +83,7 @@ def find_places(command: CommandLine) -> tuple[Candidates | tuple[str, ...], ...
 BEHIND_LIST: Final = ("submit",)
 """Subcommands whose own options stand before the list, and a farm's behind it."""
 
-HELP_TOPICS: Final = tuple(sorted({*SUBCOMMANDS, *TOPIC_NAMES}))
+HELP_TOPICS: Final = tuple(sorted({*SUBCOMMANDS, *TOPIC_NAMES, "run"}))
 """What ``mpifarm help`` may be asked."""
 
 OTHER_WORDS: Final = {

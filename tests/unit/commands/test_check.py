@@ -363,6 +363,7 @@ def test_a_slip_in_the_words_of_a_subcommand_is_told_with_what_is_meant(
         (["run", "run"], ["run"]),
         (["run", "-n", "2", "tasks.txt"], ["-n", "2", "tasks.txt"]),
         (["run"], []),
+        (["help", "run"], ["--help"]),
         ([], []),
     ],
 )

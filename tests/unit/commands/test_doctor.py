@@ -444,6 +444,15 @@ def test_a_place_that_is_not_a_directory_is_bad(tmp_path, name):
     ]
 
 
+def test_a_directory_that_takes_no_files_is_one():
+    (found,) = machine.look_at_disk("/proc", None)
+    assert "is not a directory" not in found.seen
+    assert found.seen.endswith(
+        "no file can be made in /proc: No such file or directory"
+    )
+    assert found.remedy == ANOTHER
+
+
 def test_a_current_directory_that_is_gone_is_bad_and_another_is_looked_at(
     tmp_path, monkeypatch
 ):

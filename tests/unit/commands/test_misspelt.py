@@ -356,6 +356,13 @@ def test_a_misspelt_subcommand_alone_is_told_where_no_file_is_so_named(
     assert parse_line([word], {}).values["tasklist"] == word
 
 
+def test_a_file_named_run_is_told_how_to_be_named():
+    told = misspelt.explain_list_named_as_command("run")
+    assert told.endswith("say ./run for the list")
+    told = misspelt.explain_list_named_as_command("ls")
+    assert told.endswith("./ls for the list, or mpifarm ls WORKDIR for the command")
+
+
 def mistake_of_subcommand(line: str) -> str:
     name, *words = line.split()
     module = importlib.import_module(f"mpifarm.commands.{name}")
@@ -394,6 +401,10 @@ def mistake_of_subcommand(line: str) -> str:
         ("export t out.db", "for mpifarm export: --sqlite out.db writes a database"),
         ("export t out.txt", "for mpifarm export: -o out.txt writes the list"),
         ("export t t", "for mpifarm export: name one list, in quotes if it has"),
+        ("doctor a b", "for mpifarm doctor: name one directory, in quotes if it has"),
+        ("doctor a 3", "for mpifarm doctor: name one directory, in quotes if it has"),
+        ("selftest a b", "for mpifarm selftest: name one directory, in quotes if it"),
+        ("completion bash x", "for mpifarm completion: name one shell"),
         (
             "import t -o x.db",
             "the database is the second name: mpifarm import LIST FILE",
