@@ -24,6 +24,24 @@ class BusyError(InUseError):
     exit_status = ExitStatus.BAD_INPUT
 
 
+class RowError(InputError):
+    """The error of a row that farms can't use; `explained` gives it the path.
+
+    `subject` is what the row has, and `what` its fault with the remedy.  `change` is a
+    statement that mends the row.
+    """
+
+    def __init__(self, subject: str, what: str, change: str = "") -> None:
+        super().__init__(f"{subject} of the database {what}")
+        self._parts = subject, what, change
+
+    def name(self, path: str) -> InputError:
+        """Return the error with the path of the database."""
+        subject, what, change = self._parts
+        command = f" (sqlite3 {shlex.quote(path)} {shlex.quote(change)})"
+        return InputError(f"{subject} of {path} {what}{command if change else ''}")
+
+
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _MISSING: Final = ("no such table", "no such column", "malformed")
@@ -51,10 +69,13 @@ def explained(path: str) -> Iterator[None]:
     """Raise errors of SQLite in a ``with`` block as sentences about the database.
 
     A full or failing disk becomes a `StorageError`, another program at work a
-    `BusyError`, damage an `InputError`.  Defects of mpifarm pass.
+    `BusyError`, damage an `InputError`, and so does a `RowError`, with the path.
+    Defects of mpifarm pass.
     """
     try:
         yield
+    except RowError as error:
+        raise error.name(path) from error
     except sqlite3.Error as error:
         explanation = explain(path, error)
         if explanation is None:

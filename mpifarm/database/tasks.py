@@ -10,14 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
-from mpifarm.errors import InputError
+from mpifarm.database.errors import RowError
 from mpifarm.model.id_ranges import IdRangesError, encode_ids, parse_ids
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.order.constraints import Barrier, Constraints
 from mpifarm.order.directives import is_kind
-from mpifarm.order.faults import find_fault
 
 
 class TaskState(StrEnum):
@@ -149,7 +148,7 @@ def read_commands(
 ) -> PackedTexts:
     """Return the commands of the tasks from the id `begin` on, up to `most` (-1: all).
 
-    Raises `InputError` if an id is missing, or a command can't be run.
+    Raises `RowError` if an id is missing, or a command can't be run.
     """
     texts = PackedTexts()
     with _texts_as_bytes(connection):
@@ -169,26 +168,28 @@ def read_commands(
     return texts
 
 
-def _refuse_gap(first: int, ids: Sequence[int]) -> None:
-    """Raise `InputError` for the first id that is missing."""
+def _refuse_gap(first: int, ids: Sequence[int]) -> NoReturn:
+    """Raise `RowError` for the first id that is missing."""
     missing = next(wanted for wanted, each in enumerate(ids, first) if wanted != each)
-    remedy = "insert it, or give the tasks behind it lower ids"
-    if missing == 0 and ids[0] == 1:
-        remedy = "UPDATE tasks SET id = id - 1"
-    raise InputError(
-        f"there is no task {missing}, but task {ids[-1]}, in the database: ids go from"
-        f" 0 without gaps; {remedy}"
+    after = ids[missing - first]
+    remedy, change = "insert it, or give the tasks behind it lower ids", ""
+    if missing == 0 and after == 1:
+        remedy, change = "number them anew", "UPDATE tasks SET id = id - 1"
+    raise RowError(
+        f"task {missing}",
+        f"is missing, in front of task {after}: ids go from 0 without gaps; {remedy}",
+        change,
     )
 
 
 def _refuse_command(rows: Iterable[tuple[int, bytes]]) -> None:
-    """Raise `InputError` for the first command that no line can hold."""
+    """Raise `RowError` for the first command that no line can hold."""
     for taskid, command in rows:
         for byte, name in ((b"\n", "a line break"), (b"\r", "a CR"), (b"\0", "a NUL")):
             if byte in command:
-                raise InputError(
-                    f"the command of task {taskid} in the database has {name} in it,"
-                    " which no command can have: update its row"
+                raise RowError(
+                    f"the command of task {taskid}",
+                    f"has {name} in it, which no command can have: update its row",
                 )
 
 
@@ -197,7 +198,7 @@ def read_constraints(
 ) -> Constraints:
     """Return the order of the tasks from `begin` on (to `end`), and their kinds.
 
-    Raises `InputError`.
+    Raises `RowError`.
     """
     end = _NO_END if end is None else end
     constraints = Constraints(read_barriers(connection, begin, end))
@@ -211,15 +212,21 @@ def read_constraints(
             if last[0] != after:
                 last = (after, _parse_after(taskid, after))
             constraints.after[taskid] = last[1]
+            if last[1] and last[1][-1] >= taskid:
+                _refuse_after(
+                    taskid,
+                    f"waits for task {last[1][-1]}, but a task can only wait for tasks"
+                    " with lower ids",
+                )
         if kind is not None:
             if not is_kind(str(kind)):
-                raise InputError(
-                    f"task {taskid} in the database has the kind {kind!r:.60}: use"
-                    " letters, digits, _ . - in its name"
+                raise RowError(
+                    f"task {taskid}",
+                    f"has the kind {kind!r:.60}: use letters, digits, _ . - in its"
+                    " name",
                 )
             constraints.kinds[taskid] = kind
-    if fault := find_fault(constraints, find_total(connection)):
-        raise InputError(f"the database has constraints whose {fault}; correct them")
+    _check_barriers(constraints.barriers, find_total(connection))
     return constraints
 
 
@@ -239,9 +246,43 @@ def _parse_after(taskid: int, after: object) -> tuple[int, ...]:
     try:
         return tuple(sorted({*parse_ids(str(after))}))
     except IdRangesError as error:
-        raise InputError(
-            f"task {taskid} in the database waits for no tasks: {error}"
-        ) from error
+        _refuse_after(taskid, f'has an "after" that names no tasks ({error})')
+
+
+def _refuse_after(taskid: int, what: str) -> NoReturn:
+    raise RowError(
+        f"task {taskid}",
+        f'{what}: correct its "after", NULL for none',
+        f'UPDATE tasks SET "after" = NULL WHERE id = {taskid}',  # noqa: S608 - told only
+    )
+
+
+def _describe_ids(total: int) -> str:
+    return f"the tasks are 0 to {total - 1}" if total else "there are no tasks"
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _check_barriers(barriers: Iterable[Barrier], total: int) -> None:
+    """Raise `RowError` for a barrier that does not fit so many tasks."""
+    for first, _, since in barriers:
+        subject, where = f"the barrier in front of task {first}", f'"before" = {first}'
+        if not 0 < first <= total:
+            raise RowError(
+                subject,
+                f"is out of place, because {_describe_ids(total)}: correct its row in"
+                " the table barriers, or delete it",
+                f"DELETE FROM barriers WHERE {where}",  # noqa: S608 - told only
+            )
+        if not _is_id(since) or since > first:
+            raise RowError(
+                subject,
+                f"checks the tasks from {since!r:.60} on, and that is no id in front of"
+                " it: correct since in its row in the table barriers, 0 for all tasks",
+                f"UPDATE barriers SET since = 0 WHERE {where}",  # noqa: S608 - told only
+            )
 
 
 def read_states(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:

@@ -5,6 +5,7 @@ from contextlib import closing
 import pytest
 
 from mpifarm.database import schema, tasks
+from mpifarm.database.errors import explained
 from mpifarm.database.tasks import LastEnd, NewTask, TaskEnd, TaskState
 from mpifarm.errors import InputError
 from mpifarm.order.constraints import Barrier
@@ -60,39 +61,98 @@ def test_the_order_of_a_part_is_read(connection):
     assert len(tasks.read_constraints(connection, 4, 5).barriers) == 1
 
 
+OF_NO_TASK = """\
+task 2 of t.db has an "after" that names no tasks ('x' is not the id of a task: write a
+number, or 3,7-9): correct its "after", NULL for none (sqlite3 t.db 'UPDATE tasks SET
+"after" = NULL WHERE id = 2')"""
+OF_LATER = """\
+task 2 of t.db waits for task 3, but a task can only wait for tasks with lower ids:
+correct its "after", NULL for none (sqlite3 t.db 'UPDATE tasks SET "after" = NULL WHERE
+id = 2')"""
+OF_KIND = "task 2 of t.db has the kind 'a b': use letters, digits, _ . - in its name"
+OUT_OF_PLACE = """\
+the barrier in front of task 99 of t.db is out of place, because the tasks are 0 to 4:
+correct its row in the table barriers, or delete it (sqlite3 t.db 'DELETE FROM barriers
+WHERE "before" = 99')"""
+FROM_BEHIND = """\
+the barrier in front of task 4 of t.db checks the tasks from 5 on, and that is no id in
+front of it: correct since in its row in the table barriers, 0 for all tasks (sqlite3
+t.db 'UPDATE barriers SET since = 0 WHERE "before" = 4')"""
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("UPDATE tasks SET \"after\" = 'x' WHERE id = 2", "task 2 .* waits for no"),
-        ("UPDATE tasks SET \"after\" = '3' WHERE id = 2", "constraints whose"),
-        ("UPDATE tasks SET kind = 'a b' WHERE id = 2", "has the kind 'a b'"),
+        ("UPDATE tasks SET \"after\" = 'x' WHERE id = 2", OF_NO_TASK),
+        ("UPDATE tasks SET \"after\" = '0,3' WHERE id = 2", OF_LATER),
+        ("UPDATE tasks SET \"after\" = '2' WHERE id = 2", "2 of t.db waits for task 2"),
+        ("UPDATE tasks SET kind = 'a b' WHERE id = 2", OF_KIND),
+        ("INSERT INTO barriers VALUES (99, 0, 0)", OUT_OF_PLACE),
+        ("INSERT INTO barriers VALUES (0, 0, 0)", "task 0 of t.db is out of place"),
+        ("DELETE FROM tasks", "is out of place, because there are no tasks: correct"),
+        ("UPDATE barriers SET since = 5", FROM_BEHIND),
+        ("UPDATE barriers SET since = 'x'", "checks the tasks from 'x' on, and"),
+        ("UPDATE barriers SET since = -1", "checks the tasks from -1 on, and"),
     ],
 )
-def test_an_order_that_cannot_be_is_told(connection, change, words):
+def test_an_order_that_cannot_be_is_told_with_the_row_and_the_remedy(
+    connection, change, words
+):
     connection.execute(change)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError) as caught, explained("t.db"):
         tasks.read_constraints(connection)
+    assert words.replace("\n", " ") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'UPDATE barriers SET "before" = 5, since = 5',
+        "UPDATE tasks SET \"after\" = '' WHERE id = 2",
+        "UPDATE tasks SET \"after\" = '1' WHERE id = 2",
+    ],
+)
+def test_an_order_up_to_each_bound_is_right(connection, change):
+    connection.execute(change)
+    tasks.read_constraints(connection)
+
+
+MISSING = """\
+task 1 of t.db is missing, in front of task 2: ids go from 0 without gaps; insert it, or
+give the tasks behind it lower ids"""
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("DELETE FROM tasks WHERE id = 1", "there is no task 1, but task 4"),
-        ("UPDATE tasks SET id = id + 99", "there is no task 0, but task 103"),
-        ("UPDATE tasks SET command = 'a' || char(0) || 'b' WHERE id = 3", "a NUL"),
+        ("DELETE FROM tasks WHERE id = 1", MISSING),
+        ("DELETE FROM tasks WHERE id < 3", "task 0 of t.db is missing, in front of ta"),
+        (
+            "UPDATE tasks SET command = 'a' || char(0) || 'b' WHERE id = 3",
+            "the command of task 3 of t.db has a NUL in it, which no command can have:",
+        ),
     ],
 )
 def test_tasks_that_cannot_be_run_are_told(connection, change, words):
     connection.execute(change)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError) as caught, explained("t.db"):
+        tasks.read_commands(connection)
+    assert words.replace("\n", " ") in str(caught.value)
+
+
+def test_a_row_of_a_database_without_a_name_is_told_as_well(connection):
+    connection.execute("DELETE FROM tasks WHERE id = 1")
+    with pytest.raises(InputError, match="task 1 of the database is missing"):
         tasks.read_commands(connection)
 
 
 def test_a_first_row_that_sqlite_has_numbered_is_told_with_the_remedy(connection):
     connection.execute("DELETE FROM tasks")
     connection.execute("INSERT INTO tasks (command) VALUES ('x')")
-    with pytest.raises(InputError, match="UPDATE tasks SET id = id - 1"):
+    with pytest.raises(InputError) as caught, explained("my t.db"):
         tasks.read_commands(connection)
+    remedy = "number them anew (sqlite3 'my t.db' 'UPDATE tasks SET id = id - 1')"
+    assert str(caught.value).endswith(remedy)
 
 
 def test_a_task_is_taken_requeued_and_recorded(connection):
@@ -172,14 +232,14 @@ def test_commands_are_read_in_blocks_up_to_a_number(connection, monkeypatch):
             found = tasks.read_commands(connection, begin, most)
             assert found == everything[begin : begin + most]
     connection.execute("DELETE FROM tasks WHERE id = 3")
-    with pytest.raises(InputError, match="there is no task 3, but task 4"):
+    with pytest.raises(InputError, match="task 3 of the database is missing"):
         tasks.read_commands(connection)
 
 
 @pytest.mark.parametrize(
     ("change", "remedy"),
     [
-        ("UPDATE tasks SET id = id + 1", "UPDATE tasks SET id = id - 1"),
+        ("UPDATE tasks SET id = id + 1", "number them anew"),
         ("UPDATE tasks SET id = id + 2", "insert it, or give the tasks behind it"),
         ("DELETE FROM tasks WHERE id = 1", "insert it, or give the tasks behind it"),
     ],

@@ -98,7 +98,8 @@ def test_a_row_that_can_be_no_task_is_told_once(grown):
     grown.site.insert("echo new", after="nobody")
     grown.run(10)
     (sentence,) = grown.told
-    assert sentence.startswith("WARNING: task 12 in the database waits for no tasks")
+    begin = f'WARNING: task 12 of {grown.site.path} has an "after" that names no tasks'
+    assert sentence.startswith(begin)
     left = grown.growth.find_left(grown.now)
     assert (left.added, left.odd.why) == (1, Oddity.WRONG)
     grown.site.ask('UPDATE tasks SET "after" = NULL WHERE id = 12')
