@@ -5,11 +5,13 @@ pages in the package; in a checkout they stand beside it.
 """
 
 import os
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 import mpifarm
-from mpifarm.commands.misspelt import find_near_word
+from mpifarm.commands.misspelt import MAX_NEAR, find_near_word
 from mpifarm.commands.option_values import usage_error
+from mpifarm.model.wording import agree
 
 _README = "README.md"
 
@@ -37,13 +39,19 @@ def find_page(word: str) -> str:
         raise usage_error(
             "this installation has no pages: they stand beside its source"
         )
-    alike = get_close_matches(name.removesuffix(".md"), bare, cutoff=_RATHER_NEAR)
-    begun = [page for page in bare if page.startswith(name.removesuffix(".md"))]
-    found = [_name(bare[page]) for page in dict.fromkeys([*begun, *alike])]
-    nearest = f"the nearest are {', '.join(found)}; " if found else ""
+    found = [_name(bare[page]) for page in _find_alike(name.removesuffix(".md"), bare)]
+    are = agree(len(found), "is", "are")
+    nearest = f"the nearest {are} {', '.join(found)}; " if found else ""
     raise usage_error(
         f"there is no page {word!r}: {nearest}mpifarm help docs lists all"
     )
+
+
+def _find_alike(name: str, pages: Iterable[str]) -> list[str]:
+    """Return a few pages that begin with `name`, or are rather near it."""
+    begun = [page for page in pages if name and page.startswith(name)]
+    alike = get_close_matches(name, pages, cutoff=_RATHER_NEAR)
+    return [*dict.fromkeys([*begun, *alike])][:MAX_NEAR]
 
 
 def page_names() -> list[str]:

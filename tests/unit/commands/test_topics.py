@@ -128,8 +128,13 @@ def test_an_unknown_page_is_told_with_the_nearest():
     with pytest.raises(InputError) as caught:
         find_topic("docs/batch.md")
     assert str(caught.value).startswith(
-        "there is no page 'docs/batch.md': the nearest are docs/batch-systems.md"
+        "there is no page 'docs/batch.md': the nearest is docs/batch-systems.md; mpi"
     )
+    with pytest.raises(InputError) as caught:
+        find_topic("docs/s")
+    assert str(caught.value).count("docs/s") == 5
+    with pytest.raises(InputError, match=r"'\.md': mpifarm help docs lists all"):
+        find_topic(".md")
 
 
 def test_several_pages_are_printed_one_after_the_other():
