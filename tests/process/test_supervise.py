@@ -197,7 +197,7 @@ def test_a_signal_that_comes_early_is_passed_on_when_a_launcher_can_hear_it(
     hears = heeds("USR1").replace("; hang", "; touch hears; hang")
 
     def run(_number):
-        for name in ("starts.*", "ready", "hears", "go"):
+        for name in ("starts.*", "ready", "hears", "heard", "go"):
             for path in tmp_path.glob(name):
                 path.unlink()
         begun = time.time()
