@@ -39,6 +39,8 @@ MISSPELT: Final = (
 _may_be_misspelt = re.compile(MISSPELT).match
 _RANGE: Final = r"\s*[0-9]{1,18}(?:-[0-9]{1,18})?\s*"
 _is_ids = re.compile(rf"{_RANGE}(?:,{_RANGE})*").fullmatch
+_find_far = re.compile(r"[0-9]{19,}").search
+"""Finds an id that is larger than any."""
 
 
 class DirectiveError(Exception):
@@ -179,7 +181,7 @@ def _refuse_waits(number: int) -> NoReturn:
 def _parse_ids(taskid: int, rest: str, number: int) -> tuple[int, ...]:
     """Return the ids that an ``#AFTER`` in front of `taskid` names, ascending."""
     if not _is_ids(rest):
-        raise DirectiveError(number, _explain_no_ids(rest))
+        raise DirectiveError(number, _explain_no_ids(taskid, rest))
     ranges = []
     for part in rest.split(","):
         first, _, last = part.partition("-")
@@ -198,8 +200,10 @@ def _parse_ids(taskid: int, rest: str, number: int) -> tuple[int, ...]:
     return tuple(sorted({*chain.from_iterable(ranges)}))
 
 
-def _explain_no_ids(rest: str) -> str:
+def _explain_no_ids(taskid: int, rest: str) -> str:
     """Explain why the text after ``#AFTER`` names no tasks."""
+    if not rest.strip("0123456789,- \t") and (far := _find_far(rest)):
+        return _explain_late(taskid, shorten(far[0]).strip("'"))
     ids = ",".join(rest.replace(",", " ").split())
     if ids and _is_ids(ids):
         example = f": #AFTER {ids}" if len(ids) <= _MAX_EXAMPLE else ""
@@ -213,7 +217,7 @@ def _explain_no_ids(rest: str) -> str:
     )
 
 
-def _explain_late(taskid: int, later: int) -> str:
+def _explain_late(taskid: int, later: int | str) -> str:
     """Explain why the task `taskid` can't wait for the task `later`."""
     match taskid:
         case 0:
