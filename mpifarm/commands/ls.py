@@ -19,7 +19,6 @@ from mpifarm.commands.table import find_width
 from mpifarm.commands.target import add_target_arguments, find_target, patience_of
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.id_ranges import encode_ids
-from mpifarm.model.wording import counted
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
 
@@ -48,6 +47,15 @@ _STATES: Final = {
 }
 """The states that each option chooses."""
 
+_IN_WORDS: Final = {
+    "failed": "has failed",
+    "finished": "is finished",
+    "running": "is running",
+    "waiting": "is waiting",
+    "held": "is held",
+}
+"""What is true of a task that one of these options chooses."""
+
 _MAY_HAVE_ENDED: Final = (State.FINISHED, State.FAILED, State.UNKNOWN)
 """The states of tasks that a PyTaskFarmer, which keeps no attempts, may have ended."""
 
@@ -70,7 +78,7 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
     for warning in view.warnings():
         console.print_error(warning)
     if not (selection.taskids or chosen.json):
-        console.print_error(_none_found(view, wanted))
+        console.print_error(_none_found(view, wanted, chosen))
     if chosen.ids:
         pieces = iter([f"{encode_ids(selection.taskids)}\n".encode()])
     elif chosen.json:
@@ -175,11 +183,14 @@ def _refuse_unknown(view: View, wanted: Conditions) -> None:
         )
 
 
-def _none_found(view: View, wanted: Conditions) -> str:
+def _none_found(view: View, wanted: Conditions, chosen: Any) -> str:
     if not view.total:
         return f"{view.target.workdir} has no tasks"
-    total = counted(view.total)
-    sentence = f"none of {total} is such" if view.total > 1 else "the task is not such"
+    is_one = view.total == 1
+    subject = (
+        "the only task is not one that" if is_one else f"none of {view.total} tasks"
+    )
+    sentence = f"{subject} {_describe_wanted(chosen)}"
     if not wanted.need_attempts or view.read_attempts().lines:
         return sentence
     if view.live_farms:
@@ -189,3 +200,18 @@ def _none_found(view: View, wanted: Conditions) -> str:
     else:
         rest = " yet: no attempt has ended"
     return sentence + rest
+
+
+def _describe_wanted(chosen: Any) -> str:
+    """Return what is true of the tasks that are wanted, and of no others."""
+    states = [words for name, words in _IN_WORDS.items() if getattr(chosen, name)]
+    last = [
+        f"on {chosen.host}" if chosen.host is not None else "",
+        f"longer than {chosen.longer_than}" if chosen.longer_than is not None else "",
+        f"with status {chosen.status}" if chosen.status is not None else "",
+    ]
+    if any(last):
+        attempt = f"has a last attempt {', '.join(filter(None, last))}"
+    else:
+        attempt = "has a known duration" if chosen.slowest is not None else ""
+    return " and ".join(filter(None, [" or ".join(states), attempt]))

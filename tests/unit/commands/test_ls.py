@@ -181,7 +181,34 @@ def test_a_workdir_of_a_plain_farmer_has_states_and_commands(site, run):
     ]
     status, out, err = run("tasks.txt", "--failed", "--slowest", "3")
     assert (status, out) == (1, "")
-    assert "none of 12 tasks is such: attempts.tsv has no attempts" in err
+    said = "none of 12 tasks has failed and has a known duration: attempts.tsv has no"
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--held", "is held"),
+        ("--held --running --host n1", "is running or is held and has a last attempt"),
+        ("--status 99", "has a last attempt with status 99"),
+        (
+            "--status 7,8 --host node9 --longer-than 5m",
+            "has a last attempt on node9, longer than 5m, with status 7,8",
+        ),
+        ("--waiting --host none", "is waiting and has a last attempt on none"),
+        ("--held --slowest 3", "is held and has a known duration"),
+    ],
+)
+def test_the_sentence_about_no_task_says_what_was_asked_for(site, run, words, said):
+    status, out, err = run("tasks.txt", *words.split())
+    assert (status, out) == (1, "")
+    assert f"none of 12 tasks {said}" in err
+
+
+def test_the_only_task_that_is_not_wanted_is_told(tmp_path, run):
+    site = Site(tmp_path / "workdir")
+    site.write("toprocess", [0])
+    assert "the only task is not one that is held" in run(str(site.root), "--held")[2]
 
 
 @pytest.mark.parametrize("words", ["--slowest 1", "--running --slowest 1"])
@@ -193,7 +220,7 @@ def test_before_any_attempt_has_ended_that_is_said(tmp_path, run, words, is_dead
     write_claim(paths, "c1a10001", [0, 1], is_dead=is_dead)
     status, out, err = run(str(site.root), *words.split())
     assert (status, out) == (1, "")
-    assert "none of 12 tasks is such yet: no attempt has ended" in err
+    assert "has a known duration yet: no attempt has ended" in err
     assert ("a farm works: ask again in some seconds" in err) is not is_dead
 
 
