@@ -22,7 +22,12 @@ from mpifarm.commands.farm_command import (
     find_wait,
 )
 from mpifarm.commands.subcommand import SubcommandParser, parse_id_word
-from mpifarm.commands.target import add_target_arguments, find_target, patience_of
+from mpifarm.commands.target import (
+    add_target_arguments,
+    ask_for_list,
+    find_target,
+    patience_of,
+)
 from mpifarm.database.names import is_database_name
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.farm.arguments import warn_of_options
@@ -185,7 +190,8 @@ def _find_list(chosen: Any, environ: Mapping[str, str]) -> Target:
     if not is_named and _is_another_list(last.get("tasklist", ""), tasklist):
         tasklist = last["tasklist"]
     if tasklist is None:
-        raise InputError(f"{target.workdir} names no tasklist: add --list FILE")
+        way = ask_for_list(target.workdir)
+        raise InputError(f"{target.workdir} names no tasklist{way}")
     if target.handler != "default":
         raise InputError(
             f"{tasklist} is read by the handler {target.handler!r}, which alone knows"

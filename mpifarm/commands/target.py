@@ -248,13 +248,26 @@ def look_at_held(target: Target, patience: Patience) -> Held:
     return found[0] if found else NOTHING_HELD
 
 
+def ask_for_list(workdir: str) -> str:
+    """Return the end of a sentence that lacks the list of a workdir."""
+    last = next(read_farm_files(WorkdirPaths(os.path.abspath(workdir))), {})
+    beside = workdir.rstrip("/").removesuffix(SUFFIX)
+    named = last.get("tasklist") or os.path.abspath(beside)
+    if files.is_file(named):
+        return f": add --list {shlex.quote(named)}"
+    if not last.get("tasklist") and not workdir.rstrip("/").endswith(SUFFIX):
+        return ": add --list FILE"
+    shown = beside if named == os.path.abspath(beside) else named
+    return f", and {shown} is gone: move it back, or add --list FILE"
+
+
 def texts_of(tasks: TaskList | None, target: Target, what: str) -> Sequence[str]:
     """Return the texts of the tasks, which the action `what` needs.
 
     Raises `InputError` if the list is unknown (None) or keeps its own state.
     """
     if tasks is None:
-        raise InputError(f"{what} needs the tasklist: add --list FILE")
+        raise InputError(f"{what} needs the tasklist{ask_for_list(target.workdir)}")
     if has_own_state(tasks, target):
         raise InputError(
             f"{what} is impossible: the tasklist handler {target.handler!r} keeps the"

@@ -91,6 +91,23 @@ def test_the_workdir_may_be_named_in_place_of_the_list(place):
     assert place.content.endswith("echo three\n")
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_list_that_was_moved_away_is_told_to_be_gone(place, is_told):
+    if is_told:
+        place.say(tasklist=str(place.tasklist), handler="default")
+    moved = place.tasklist.with_name("moved")
+    place.tasklist.rename(moved)
+    for target in (place.tasklist, place.workdir):
+        with pytest.raises(InputError) as caught:
+            place.add("x", target=str(target))
+        assert str(caught.value) == (
+            f"{place.workdir} names no tasklist, and {place.tasklist} is gone: move it"
+            " back, or add --list FILE"
+        )
+    place.add("echo three", "--list", str(moved), target=str(place.workdir))
+    assert moved.read_text().endswith("echo three\n")
+
+
 def test_the_list_of_a_workdir_with_another_name_is_that_of_its_last_farm(place):
     other = place.workdir.with_name("elsewhere")
     place.workdir.rename(other)

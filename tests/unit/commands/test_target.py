@@ -229,3 +229,24 @@ def test_standard_input_as_it_was_kept_is_no_list_of_another_workdir(here):
         " --workdir else else/stdin.txt goes on with the list, mpifarm retry else puts"
         " back what failed"
     )
+
+
+@pytest.mark.parametrize(
+    ("workdir", "told", "way"),
+    [
+        ("else", "", ": add --list FILE"),
+        ("else", "my list", ": add --list '{here}/my list'"),
+        ("else", "gone", ", and {here}/gone is gone: move it back, or add --list FILE"),
+        ("t_workdir/", "", ", and t is gone: move it back, or add --list FILE"),
+        ("t_workdir", "t", ", and t is gone: move it back, or add --list FILE"),
+    ],
+)
+def test_a_list_that_is_not_known_is_asked_for_by_its_name(here, workdir, told, way):
+    farms = here / workdir / "farms"
+    farms.mkdir(parents=True)
+    if told:
+        state = {"format": 1, "tasklist": str(here / told)}
+        (farms / "0123456789abcdef.json").write_text(json.dumps(state))
+    with pytest.raises(InputError) as caught:
+        target.texts_of(None, Target(workdir, None), "a retry")
+    assert str(caught.value) == f"a retry needs the tasklist{way.format(here=here)}"
