@@ -120,7 +120,8 @@ class Requests:
             case RequestKind.RELEASE:
                 self._release(request, now)
             case RequestKind.DRAIN:
-                self._ending.drain(f"{_asker_of(request)} asked for it (mpifarm drain)")
+                who = _asker_of(request)
+                self._ending.drain(f"{who} asked for a drain (mpifarm drain)")
                 self._reply(_Open(request, set()))
         self._reply_done()
 

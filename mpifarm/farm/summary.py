@@ -376,7 +376,7 @@ class Summary:
         counts = self.counts
         has_ended = self.status in (ExitStatus.ALL_FINISHED, ExitStatus.SOME_FAILED)
         if has_ended and not (counts.toprocess or counts.elsewhere):
-            return "would have ended early, but no task was left to start"
+            return "too late to end early, because no task was left to start"
         return "ended early"
 
     @property

@@ -127,7 +127,7 @@ def test_a_drain_is_answered_at_once_with_what_runs():
     hand = begun(0, 1, 2)
     hand.ask(DRAIN)
     assert hand.coordinator.phase is Phase.DRAINING
-    assert hand.coordinator.reason == "eve asked for it (mpifarm drain)"
+    assert hand.coordinator.reason == "eve asked for a drain (mpifarm drain)"
     assert hand.answers == [Answer("r", (), 2)]
 
 

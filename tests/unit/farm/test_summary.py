@@ -358,7 +358,7 @@ def test_the_summary_says_why_a_farm_ended_early_and_what_is_to_be_known():
 def test_a_farm_that_did_all_has_not_ended_early(status, failed):
     counts = ListCounts(12, 12 - failed, failed, 0, 0)
     lines = summary(reason="SIGUSR2", counts=counts, status=status).lines()
-    said = "would have ended early, but no task was left to start: SIGUSR2"
+    said = "too late to end early, because no task was left to start: SIGUSR2"
     assert said in lines
     others = counts._replace(finished=counts.finished - 1, elsewhere=1)
     lines = summary(reason="SIGUSR2", counts=others, status=status).lines()
