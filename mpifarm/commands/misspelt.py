@@ -652,6 +652,8 @@ def _explain_option_of_batch_system(name: str, of_farm: Sequence[str]) -> str:
     if bare not in _FLAGS:
         if bare in OPTIONS:
             return f": write its value behind a =, {name}=..."
+        if name.startswith("--") and (said := explain_theirs(name)):
+            return f": {said}"
         if near := [*find_near(name, of_farm)]:
             return f", did you mean the farm's {_either(near)}?"
     word = name if name.startswith("--") else f"'{name} ...'"

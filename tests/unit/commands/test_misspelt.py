@@ -415,6 +415,9 @@ def mistake_of_subcommand(line: str) -> str:
         ),
         ("import t --sqlite x.db", "the database is the second name: mpifarm import"),
         ("check t --fix", "--repair mends what is wrong"),
+        ("submit --halt now t", "submit has no option --halt: --max-failures 1 stops"),
+        ("submit --keeporder t", ": each task's output is in the workdir"),
+        ("submit --no-requeue t", "for one of the batch system's, give --directive --"),
         (
             "add t -c x",
             "the command stands behind the list: mpifarm add LIST 'COMMAND'",
