@@ -84,7 +84,7 @@ def test_what_is_chosen_is_what_the_files_say(ended, mpifarm):
 
 def listed_none(mpifarm, place, *words):
     status, text = mpifarm(place, "ls", "tasks.txt", *words)
-    return status == 1 and "none of 12 tasks has" in text
+    return status == 1 and "none of " in text
 
 
 def test_ids_go_to_the_next_command(ended, mpifarm):
