@@ -39,10 +39,10 @@ export MPIFARM_TEST_PTF_0_1_0 := $(CURDIR)/$(VENVS)/ptf-0.1.0/bin/python
 .DELETE_ON_ERROR:
 .PHONY: help demo docs options pictures test check lint types format bench bench-full clean setup \
 	test-unit test-process test-mpi test-mpich test-openmpi test-fault test-long \
-	test-slurm test-install
+	test-slurm test-grid-engine test-install
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' \
 		$(MAKEFILE_LIST)
 
 demo: $(MPICH)/.ready ## run 201 real commands on 4 ranks, and tell what was done
@@ -103,6 +103,9 @@ test-long: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## new random examples, 2
 
 test-slurm: $(MPICH)/.ready $(OPENMPI)/.ready $(JUDGES) ## a real Slurm of 18 nodes on this machine
 	$(MPICH)/bin/python -m pytest tests/slurm
+
+test-grid-engine: $(MPICH)/.ready ## a real Grid Engine of one host on this machine: Debian's, if it is installed
+	$(MPICH)/bin/python -m pytest tests/grid_engine
 
 options: $(MPICH)/.ready ## write docs/options.md, the page of all options
 	$(MPICH)/bin/python -m tests.site.options
