@@ -193,7 +193,7 @@ def test_a_signal_is_passed_on_once_and_is_the_end(supervise, tmp_path, name):
 def test_a_signal_that_comes_early_is_passed_on_when_a_launcher_can_hear_it(
     supervise, tmp_path
 ):
-    deaf = "trap '' USR1; touch ready; sleep 3"
+    deaf = "trap '' USR1; touch ready; sleep 1"
     hears = heeds("USR1").replace("; hang", "; touch hears; hang")
 
     def run(_number):
