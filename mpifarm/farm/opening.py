@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from mpifarm.batch.arrays import find_array
 from mpifarm.database.names import DATABASE_CLASS, is_database_name
@@ -334,7 +334,6 @@ def _read_definitions(context: RankContext) -> tuple[RunnerDefinition, TaskList]
         if warning := check_gpus(settings.gpus, process.environ):
             process.output.say(warning)
     refuse_workdir(settings)
-    refuse_other_handler(settings)
     validate_place(settings.workdir, settings.tasklist)
     _finish_adding(context)
     tasks = _open_list(handler, settings)
@@ -401,8 +400,7 @@ def _find_handler(settings: Settings, search_path: SearchPath) -> HandlerDefinit
     A database is read under the lock of its workdir, whose area it gets as an option.
     """
     name = settings.handler
-    if name == "default" and is_database_name(settings.tasklist):
-        name = "sqlite"
+    name = _own_handler_of(settings) if name == "default" else name
     handler = find_handler(name, search_path)
     if handler.python_class != DATABASE_CLASS or settings.lock_area is None:
         return handler
@@ -437,16 +435,25 @@ def refuse_workdir(settings: Settings) -> None:
         refuse_as_list(path)
 
 
+def _own_handler_of(settings: Settings) -> str:
+    """Return the handler of a list for which nobody names one, by the list's name."""
+    return "sqlite" if is_database_name(settings.tasklist) else "default"
+
+
+MAX_FARM_FILES: Final = 1000
+"""Files of farms that a start looks at: a job array may have left many thousands."""
+
+
 def refuse_other_handler(settings: Settings) -> None:
     """Raise `InputError` where the last farm had a handler, and nobody names one now.
 
     Its lines need not be commands, and by ``--remap`` they would run as such.
     """
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
     if settings.names_handler:
         return
-    last = find_last_farm_file(WorkdirPaths(os.path.abspath(settings.workdir)))
-    name = last.get("handler", "default")
-    if name != "default":
+    name = find_last_farm_file(paths, MAX_FARM_FILES).get("handler", "default")
+    if name not in ("default", _own_handler_of(settings)):
         option = shlex.join(["-t", str(name)])
         raise InputError(
             f"the last farm in {settings.workdir} read {settings.tasklist} by the"

@@ -46,6 +46,7 @@ from mpifarm.farm.opening import (
     Opening,
     check_not_begun,
     find_commands,
+    refuse_other_handler,
 )
 from mpifarm.farm.standard_input import (
     KeptInput,
@@ -72,10 +73,7 @@ def lead_farm(context: RankContext) -> FarmEnd:
 
     A list without tasks is told, and the other ranks are sent away.
     """
-    if context.process.defaults.fault is not None:
-        raise context.process.defaults.fault
-    if context.fault:
-        raise InputError(context.fault)
+    _refuse_faults(context)
     context = with_hooks(context)
     check_hooks(context.hooks, context.environment)
     given = context.settings
@@ -133,6 +131,16 @@ def lead_farm(context: RankContext) -> FarmEnd:
         agent.lead()
         agent.join()
         return _run_to_the_end(context, leader, agent)
+
+
+def _refuse_faults(context: RankContext) -> None:
+    """Raise `InputError` for what can be told before anything is looked at."""
+    if context.process.defaults.fault is not None:
+        raise context.process.defaults.fault
+    if context.fault:
+        raise InputError(context.fault)
+    # Before standard input is read, because that goes into the workdir.
+    refuse_other_handler(context.settings)
 
 
 def _end_without_tasks(context: RankContext, told: str) -> FarmEnd:

@@ -22,7 +22,7 @@ from mpifarm.model.task import decode_text
 from mpifarm.store.fingerprint import Fingerprint, ListMatch, compare
 from mpifarm.system import files
 from mpifarm.system.regular_files import open_regular
-from mpifarm.tasklists import ListReader
+from mpifarm.tasklists import ListReader, read_list
 
 FORMAT = 1
 
@@ -80,19 +80,18 @@ class ListEnd:
         return self.reader.tasks + self._count_rest()
 
     def _count_rest(self) -> int:
-        return len(self._read_rest())
-
-    def _read_rest(self) -> Sequence[str]:
         last = ListReader(self.path)
         last.take(self.rest)
-        return last.texts
+        return len(last.texts)
 
     def is_edited(self, stored: Fingerprint) -> bool:
-        """Return whether the list is not the one that a workdir was begun with."""
-        texts: Sequence[str] = self.reader.texts
-        if stored.total > len(texts):
-            texts = [*texts, *self._read_rest()]
-        return compare(stored, texts, self.reader.constraints) is ListMatch.EDITED
+        """Return whether the list is not the one that a workdir was begun with.
+
+        Raises `TasklistFileError` as any reading of a list.
+        """
+        is_of_whole_lines = stored.total <= self.reader.tasks
+        reader = self.reader if is_of_whole_lines else read_list(self.path)
+        return compare(stored, reader.texts, reader.constraints) is ListMatch.EDITED
 
     def read(self) -> None:
         """Read on to the end of the list, or all of it if it was replaced.

@@ -74,16 +74,24 @@ def read_farm_files(paths: WorkdirPaths) -> Iterator[dict[str, Any]]:
             yield state
 
 
-def find_last_farm_file(paths: WorkdirPaths) -> dict[str, Any]:
-    """Return the state of the farm that wrote last, {} if none has left one."""
-    return next(read_farm_files(paths), {})
+def find_last_farm_file(paths: WorkdirPaths, most: int | None = None) -> dict[str, Any]:
+    """Return the state of the farm that wrote last, {} if none has left one.
+
+    {} also if there are more than `most` files in the directory.
+    """
+    farms = iter(list_farm_files(paths, most))
+    return next(filter(None, (read_farm_file(paths, each) for each in farms)), {})
 
 
-def list_farm_files(paths: WorkdirPaths) -> list[str]:
-    """Return the farms that have left a state, first the one that wrote last."""
+def list_farm_files(paths: WorkdirPaths, most: int | None = None) -> list[str]:
+    """Return the farms that have left a state, first the one that wrote last.
+
+    Return none if there are more than `most` files, whose times would all be asked for.
+    """
     found = []
-    with suppress(OSError), os.scandir(paths.farms) as entries:
-        for entry in entries:
+    with suppress(OSError), os.scandir(paths.farms) as scanned:
+        entries = [*scanned]
+        for entry in entries if most is None or len(entries) <= most else ():
             farm, dot, rest = entry.name.partition(".")
             if dot and rest == "json" and is_farm_id(farm):
                 with suppress(OSError):

@@ -236,6 +236,14 @@ def test_help_about_a_topic_is_printed_and_an_unknown_one_is_a_mistake(create_pl
     assert "did you mean slurm?" in run(place, "help", "slrum", status=2)
 
 
+def test_a_start_without_the_handler_of_the_last_one_adds_no_line(create_place):
+    place = created(create_place)
+    run(place, "-t", "disbatch", "-", stdin="true 1\n")
+    said = run(place, "-", stdin="true 1\ntrue 2\n", status=2)
+    assert "add -t disbatch" in said
+    assert kept_list(place) == "true 1\n"
+
+
 def test_a_setup_runs_in_the_shell_of_each_command_on_all_ranks(create_place):
     launcher = need_launcher()
     place = created(create_place)

@@ -17,6 +17,7 @@ from mpifarm.model.paths import WorkdirPaths
 from mpifarm.store import adding
 from mpifarm.store.farm_report import FarmReport
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
+from mpifarm.tasklists import read_list
 
 
 class Console:
@@ -286,12 +287,15 @@ def test_to_an_edited_list_nothing_is_added(place, known):
     )
 
 
-def test_the_last_line_of_a_list_may_have_no_newline(place):
-    place.tasklist.write_text("echo one\necho two")
-    fingerprint = encode_fingerprint(take_fingerprint(["echo one", "echo two"]))
-    (place.workdir / "fingerprint.json").write_bytes(fingerprint)
+@pytest.mark.parametrize("last", ["echo two", "[limit=a] echo two"])
+def test_the_last_line_of_a_list_may_have_no_newline(place, last):
+    place.tasklist.write_text(f"echo one\n{last}")
+    read = read_list(str(place.tasklist))
+    fingerprint = take_fingerprint(read.texts, constraints=read.constraints)
+    encoded = encode_fingerprint(fingerprint)
+    (place.workdir / "fingerprint.json").write_bytes(encoded)
     assert place.add("true")
-    assert place.content == "echo one\necho two\ntrue\n"
+    assert place.content == f"echo one\n{last}\ntrue\n"
 
 
 def test_a_list_that_was_never_farmed_has_no_workdir(place, tmp_path):

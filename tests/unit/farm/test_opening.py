@@ -282,6 +282,18 @@ def test_standard_input_as_it_was_kept_is_the_list_of_its_own_workdir_alone(
     assert refused == [path]
 
 
+def test_the_files_of_a_job_array_of_thousands_are_not_looked_at(tmp_path, monkeypatch):
+    (tmp_path / "farms").mkdir()
+    for number in range(3):
+        state = json.dumps({"format": 1, "handler": "mine"})
+        (tmp_path / "farms" / f"{number:016x}.json").write_text(state)
+    settings = Settings("list", str(tmp_path))
+    with pytest.raises(InputError, match="add -t mine"):
+        opening.refuse_other_handler(settings)
+    monkeypatch.setattr(opening, "MAX_FARM_FILES", 2)
+    opening.refuse_other_handler(settings)
+
+
 @pytest.mark.parametrize(
     ("before", "now", "is_refused"),
     [
@@ -289,6 +301,8 @@ def test_standard_input_as_it_was_kept_is_the_list_of_its_own_workdir_alone(
         ("disbatch", ["--remap"], True),
         ("disbatch", ["-t", "disbatch"], False),
         ("disbatch", ["-t", "default"], False),
+        ("disbatch", ["list.db"], True),
+        ("sqlite", ["list.db"], False),
         ("default", [], False),
         (None, [], False),
     ],
@@ -300,7 +314,8 @@ def test_a_list_that_a_handler_has_read_is_not_run_as_it_stands_by_mistake(
         (tmp_path / "w" / "farms").mkdir(parents=True)
         state = json.dumps({"format": 1, "handler": before})
         (tmp_path / "w" / "farms" / "0123456789abcdef.json").write_text(state)
-    argv = ["--workdir", f"{tmp_path}/w", *now, f"{tmp_path}/list"]
+    argv = ["--workdir", f"{tmp_path}/w", *now]
+    argv += [] if "list.db" in now else ["tasks"]
     remedy = "add -t disbatch, or -t default if each line is a command"
     with pytest.raises(InputError, match=remedy) if is_refused else nullcontext():
         opening.refuse_other_handler(parse_arguments(argv, {}))
