@@ -513,32 +513,45 @@ def _explain_command_behind(
     The arguments are those of `explain_words`.  A word may also be an option that
     lacks its dashes.
     """
-    word = next((each for each in extra if not each.startswith("-")), "")
+    word = _find_command(extra)
     is_name = os.path.exists(word) or os.path.exists(" ".join([tasklist, *extra]))
     if not word or is_name or f"--{word}" in options:
         return ""
+    has_options = any(each.startswith("-") for each in words)
+    rest = [_REST] if has_options else extra[1:]
     if word in SUBCOMMANDS:
-        rest = [each for each in extra if each is not word]
-        has_options = any(each.startswith("-") for each in words)
-        line = _put_first(word, tasklist, ["..."] if has_options else rest)
-        return f"a subcommand stands first: {line}"
+        return f"a subcommand stands first: {_put_first(word, tasklist, rest)}"
     if why := explain_command(word):
         return why
     near = find_near_word(word.lower(), [*SUBCOMMANDS])
     if near and not [*find_near(f"--{word}", options, NEAR_WITHOUT_DASHES)]:
-        return f"{_shown(word)!r}: did you mean {_put_first(near, tasklist, [])}?"
+        return f"{_shown(word)!r}: did you mean {_put_first(near, tasklist, rest)}?"
     return ""
 
 
+def _find_command(extra: Sequence[str]) -> str:
+    """Return the word among `extra` that may be meant for a subcommand, or "".
+
+    Behind an unknown option it may be a value, unless the subcommand has that option.
+    """
+    word = next((each for each in extra if not each.startswith("-")), "")
+    if not word or word is extra[0]:
+        return word
+    names = {each.partition("=")[0] for each in extra[: extra.index(word)]}
+    return word if names.issubset(SUBCOMMANDS.get(word, ())) else ""
+
+
 def _put_first(subcommand: str, tasklist: str, rest: Sequence[str]) -> str:
-    """Return the command line of a subcommand; ``...`` stands for options."""
+    """Return the command line of a subcommand; `_REST` stands for options in `rest`."""
     if subcommand in _TAKE_NO_LIST:
         return f"mpifarm {subcommand}"
-    words = [shlex.quote(tasklist), *rest]
-    if subcommand == "submit":  # its options stand before the list
-        words.reverse()
-    return " ".join(["mpifarm", subcommand, *words])
+    if subcommand == "submit" and rest == [_REST]:  # its options stand before the list
+        return f"mpifarm submit {_REST} {shlex.quote(tasklist)}"
+    return shlex.join(["mpifarm", subcommand, tasklist, *rest])
 
+
+_REST: Final = "..."
+"""What stands for the options in a command line."""
 
 _TAKE_NO_LIST: Final = (
     *("completion", "config", "doctor", "jobs", "selftest", "supervise"),
@@ -718,7 +731,7 @@ def _explain_surplus_word(program: str, extra: Sequence[str]) -> str:
 
 def _explain_surplus_ids(program: str, extra: Sequence[str]) -> str:
     """Return the end of a sentence about ids for which there is no place."""
-    ids = ",".join(extra)
+    ids = ",".join(filter(is_ids, extra))
     if program in _NAME_IDS:
         # Not bare, as for cancel: no ids by mistake would mean all.
         return f": name tasks by --ids {ids}"
@@ -756,9 +769,10 @@ def explain_ids_first(program: str, first: str, rest: Sequence[str]) -> str:
     ids = [first, *(each for each in rest if each != tasklist)]
     named = shlex.quote(tasklist) if tasklist else "LIST"
     if program in _TAKE_IDS:
-        return f"the list stands first, then the ids: {program} {named} {' '.join(ids)}"
+        line = f"{program} {named} {shlex.join(ids)}"
+        return f"the list stands first, then the ids: {line}"
     if program in _NAME_IDS:
-        line = f"{program} {named} --ids {','.join(ids)}"
+        line = f"{program} {named} --ids {','.join(filter(is_ids, ids))}"
         return f"the list stands first, then the ids: {line}"
     return _explain_surplus_of(program, ids) if tasklist else ""
 

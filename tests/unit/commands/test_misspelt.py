@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -306,6 +307,13 @@ def test_an_option_is_near_by_its_end(name, near):
         ("STATUS t", "'STATUS': did you mean mpifarm status?"),
         ("t STATUS", "'STATUS': did you mean mpifarm status t?"),
         ("t staus", "'staus': did you mean mpifarm status t?"),
+        ("t hld 3", "'hld': did you mean mpifarm hold t 3?"),
+        ("t relase --all", "'relase': did you mean mpifarm release t ...?"),
+        ("t submit 3 4", "a subcommand stands first: mpifarm submit t 3 4"),
+        (
+            "'my list' add 'echo a; echo b' c",
+            "a subcommand stands first: mpifarm add 'my list' 'echo a; echo b' c",
+        ),
         ("t limit gpu=1", "'limit' is one word too many, because a farm has one taskl"),
         ("t retrie 3", "'retrie' is one word too many, because a farm has one taskli"),
         ("t other", "'other' is one word too many, because a farm has one tasklist: q"),
@@ -313,9 +321,9 @@ def test_an_option_is_near_by_its_end(name, near):
 )
 def test_a_subcommand_behind_the_list_is_told_to_stand_first(line, said):
     with pytest.raises(InputError) as caught:
-        parse_line(line.split(), {})
+        parse_line(shlex.split(line), {})
     assert str(caught.value).startswith(said)
-    if said[-1] in "t13.r":  # the whole command
+    if said[-1] in "t134c.r?":  # the whole command
         assert str(caught.value).startswith(f"{said} (")
 
 
@@ -326,6 +334,26 @@ def test_a_file_behind_the_list_is_no_subcommand(tmp_path):
     for line in ("t status", "my log"):
         with pytest.raises(InputError, match="quote a name that has spaces in it"):
             parse_line(line.split(), {})
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("t --results log", "--results: each task's output is in the workdir"),
+        ("t --joblog joblog", "--joblog: attempts.tsv in the workdir has a line"),
+        ("t --log-file log", "--log-file: attempts.tsv in the workdir has a line"),
+        ("t -J retry", "-J: nodes, CPUs and memory are asked for by sbatch"),
+        ("t --partition debug", "--partition: nodes, CPUs and memory are asked for"),
+        ("t --mode retry", "--mode, did you mean --order?"),
+        ("t --state failed", "--state; mpifarm export has one"),
+        ("t --xyzzy staus", "--xyzzy ("),
+    ],
+)
+def test_the_value_of_an_unknown_option_is_no_subcommand(line, said):
+    with pytest.raises(InputError) as caught:
+        parse_line(line.split(), {})
+    assert str(caught.value).startswith(f"there is no option {said}")
 
 
 @pytest.mark.usefixtures("here")
@@ -364,7 +392,7 @@ def test_a_file_named_run_is_told_how_to_be_named():
 
 
 def mistake_of_subcommand(line: str) -> str:
-    name, *words = line.split()
+    name, *words = shlex.split(line)
     module = importlib.import_module(f"mpifarm.commands.{name}")
     with pytest.raises(InputError) as caught:
         module.main(words, SimpleNamespace(print_error=print), {})
@@ -446,13 +474,21 @@ def test_a_word_that_a_subcommand_does_not_take_is_answered_by_what_serves(line,
         ("retry 13 t", "the list stands first, then the ids: mpifarm retry t --ids 13"),
         ("ls 1 2 t", "the list stands first, then the ids: mpifarm ls t --ids 1,2"),
         (
+            "cancel 13 t 'a; b'",
+            "the list stands first, then the ids: mpifarm cancel t 13 'a; b'",
+        ),
+        ("ls t 1 'a; b' 2", "'1' is one word too many for mpifarm ls: name tasks by"),
+        ("ls 1 t 'a; b'", "the list stands first, then the ids: mpifarm ls t --ids 1"),
+        (
             "why 13 t",
             "'13' is one word too many for mpifarm why: mpifarm log LIST 13 p",
         ),
     ],
 )
 def test_ids_before_the_list_are_told_to_stand_behind(line, said, tmp_path):
-    assert mistake_of_subcommand(line).startswith(said)
+    told = mistake_of_subcommand(line)
+    assert told.startswith(said)
+    assert "--ids 1,a" not in told
 
 
 @pytest.mark.usefixtures("here")
