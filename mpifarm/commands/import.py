@@ -80,7 +80,8 @@ def _find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
     if not tasklist or not path or workdir == "" or chosen.config == "":
         raise InputError("a name is empty: is a variable not set?")
     if not is_database_name(path):
-        if is_database_name(tasklist):
+        is_turned = os.path.exists(path) or not os.path.exists(tasklist)
+        if is_database_name(tasklist) and is_turned:
             line = shlex.join(["mpifarm", "import", path, tasklist])
             raise InputError(f"the list stands first: {line}")
         raise InputError(

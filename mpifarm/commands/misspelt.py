@@ -423,11 +423,12 @@ def explain_near_command(word: str) -> str:
     """Return a sentence about a word alone that misspells a subcommand, or "".
 
     No file has this name, and if one has nearly this name, that is told elsewhere.
+    A word with a dot or a slash, as status.txt, is meant for the name of a file.
     """
     from mpifarm.tasklists import name_near
 
     near = find_near_word(word.lower(), _FIRST_WORDS)
-    if not near or name_near(word):
+    if not near or "." in word or "/" in word or name_near(word):
         return ""
     return f"no file {word} is here: did you mean mpifarm {near}?"
 
@@ -806,12 +807,26 @@ def _explain_option(word: str, options: Sequence[str]) -> str:
     name = word.partition("=")[0]
     if name not in OPTIONS_OF_OTHERS and (others := _name_those_with(name)):
         return f"; {others}"
-    if said := explain_theirs(name) or explain_theirs(name[:2]):  # -j8 is -j 8
+    # -partition is --partition
+    said = explain_theirs(name) or explain_theirs(f"-{name}") or _explain_joined(name)
+    if said:
         return f": {said}"
     near = [*find_near(name, options)]
     if name.lstrip("-") in SUBCOMMANDS:
         near.append(f"mpifarm {name.lstrip('-')}")
     return f", did you mean {_either(near)}?" if near else ""
+
+
+def _explain_joined(name: str) -> str:
+    """Return the sentence about a letter with its value behind it, or "".
+
+    -j8 is -j 8.  -log is no -l of GNU parallel, which takes a number.
+    """
+    said = explain_theirs(name[:2])
+    return "" if said == _LINES and _WORD.match(name) else said
+
+
+_WORD: Final = re.compile(r"-[a-z]{3}")
 
 
 def find_near(name: str, options: Sequence[str], cutoff: float = NEAR) -> Iterator[str]:
@@ -872,7 +887,7 @@ def _explain_first(first: str, second: str) -> str:
         return ""
     return (
         f"there is no subcommand {_shown(first)}, only {_listed(SUBCOMMANDS)}; a list"
-        f" alone is farmed: mpifarm {_shown(second)}"
+        f" alone is farmed: mpifarm {_shown(shlex.quote(second))}"
     )
 
 

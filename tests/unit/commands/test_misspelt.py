@@ -263,6 +263,15 @@ def test_a_letter_with_a_number_may_be_a_slip_for_that_of_the_workers(words, sai
         ("-j8", ": "),
         ("-f", ": the list needs no option"),
         ("-g", ""),
+        ("-limi", ", did you mean --limit?"),
+        ("-joblog", ": attempts.tsv in the workdir has a line for each attempt"),
+        ("-partition", ": nodes, CPUs and memory are asked for"),
+        ("-log", ", did you mean mpifarm log?"),
+        ("-exclusive", ": nodes, CPUs and memory are asked for"),
+        ("-else", ""),
+        ("-pdebug", ": nodes, CPUs and memory are asked for"),
+        ("-l2", ": mpifarm 'COMMAND {}' ::: a b"),
+        ("-I{}", ": mpifarm 'COMMAND {}' ::: a b"),
         ("--timeout", ", did you mean --rank-timeout?"),
     ],
 )
@@ -328,15 +337,6 @@ def test_a_subcommand_behind_the_list_is_told_to_stand_first(line, said):
 
 
 @pytest.mark.usefixtures("here")
-def test_a_file_behind_the_list_is_no_subcommand(tmp_path):
-    for name in ("status", "my log"):
-        (tmp_path / name).touch()
-    for line in ("t status", "my log"):
-        with pytest.raises(InputError, match="quote a name that has spaces in it"):
-            parse_line(line.split(), {})
-
-
-@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -357,6 +357,15 @@ def test_the_value_of_an_unknown_option_is_no_subcommand(line, said):
 
 
 @pytest.mark.usefixtures("here")
+def test_a_file_behind_the_list_is_no_subcommand(tmp_path):
+    for name in ("status", "my log"):
+        (tmp_path / name).touch()
+    for line in ("t status", "my log"):
+        with pytest.raises(InputError, match="quote a name that has spaces in it"):
+            parse_line(line.split(), {})
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("word", "said"),
     [
@@ -368,6 +377,8 @@ def test_the_value_of_an_unknown_option_is_no_subcommand(line, said):
         ("wombat", ""),
         ("dir/doctr", ""),
         ("doctr.txt", ""),
+        ("status.txt", ""),
+        ("./log", ""),
     ],
 )
 def test_a_misspelt_subcommand_alone_is_told_where_no_file_is_so_named(
@@ -517,6 +528,22 @@ def test_a_word_too_many_is_told_for_what_it_may_have_been(
         assert "is not an option" not in told
     else:
         assert told == said
+
+
+@pytest.mark.usefixtures("here")
+def test_a_list_behind_a_word_that_is_no_subcommand_is_quoted(tmp_path):
+    (tmp_path / "my list").touch()
+    with pytest.raises(InputError, match="is farmed: mpifarm 'my list' "):
+        parse_line(["wombat", "my list"], {})
+
+
+@pytest.mark.usefixtures("here")
+def test_a_database_that_is_there_is_not_told_to_be_the_second_name(tmp_path):
+    (tmp_path / "x.db").touch()
+    assert "new is no name of a database" in mistake_of_subcommand("import x.db new")
+    assert "list stands first: mpifarm import t x.db" in mistake_of_subcommand(
+        "import x.db t"
+    )
 
 
 @pytest.mark.parametrize("word", ["rerun", "reset", "restart"])
