@@ -109,6 +109,23 @@ class Status:
         reports = [farm.report for farm in self.farms if farm.report and not farm.lives]
         return max(reports, key=lambda report: report.written, default=None)
 
+    @cached_property
+    def no_limit(self) -> Mapping[str, int]:
+        """How many tasks wait of each kind that has no limit in the farms that live.
+
+        Where none lives, the last one counts.  A farm of an older version starts tasks
+        of all kinds.
+        """
+        reports = [farm.report for farm in self.live]
+        if not reports and self.last_report:
+            reports = [self.last_report]
+        limits = set[str]()
+        for report in reports:
+            if report is None or report.limits is None:
+                return {}
+            limits.update(report.limits)
+        return self.view.count_waiting_of_kinds(limits) if reports else {}
+
     @property
     def goes_on(self) -> bool:
         """Whether any farmer lives, or may: a plain farmer has tasks in no file.

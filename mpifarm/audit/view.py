@@ -28,6 +28,7 @@ the task since.
 
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cached_property
@@ -302,6 +303,20 @@ class View:
             return 0
         find_candidate = self.frontier.find_candidate
         return sum(find_candidate(each) != each for each in self.ids_in(State.WAITING))
+
+    @cached_property
+    def kinds(self) -> Sequence[str]:
+        """The kinds of the list's tasks, each once."""
+        return [*dict.fromkeys(self.constraints.kinds.values())]
+
+    def count_waiting_of_kinds(self, limits: Collection[str]) -> Mapping[str, int]:
+        """Return how many tasks wait of each kind that is not among these `limits`."""
+        kinds = self.constraints.kinds
+        if {*self.kinds}.issubset(limits):  # the quick answer for a long list
+            return {}
+        lacking = [each for each, kind in kinds.items() if kind not in limits]
+        states = zip(lacking, self.states(lacking), strict=True)
+        return Counter(kinds[each] for each, state in states if state is State.WAITING)
 
     @cached_property
     def frontier(self) -> Frontier:

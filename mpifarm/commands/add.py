@@ -31,6 +31,7 @@ from mpifarm.commands.target import (
 from mpifarm.database.names import is_database_name
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.farm.arguments import warn_of_options
+from mpifarm.farm.kinds import name_limits
 from mpifarm.farm.standard_input import make_list_of
 from mpifarm.model.id_ranges import encode_ids
 from mpifarm.model.paths import WorkdirPaths
@@ -482,14 +483,14 @@ def describe(
         where = f" on {farm.report.host}" if farm.report else ""
         yield f"farm {farm.farm}{where} {_explain_taking(added, farm)}"
     if kinds := _find_unlimited(added, farms):
-        options = " ".join(f"--limit {kind}=N" for kind in kinds)
+        options = name_limits(kinds)
         yield f"no running farm has that limit: start one with {options} beside it"
     for farm in others:
         yield f"farm {farm.farm} {_explain_other(farm)}"
     if not farms:
         lacks = [kind for kind in _find_kinds(added) if f"{kind}=" not in command]
-        options = "".join(f" --limit {kind}=N" for kind in lacks)
-        runs = f"{command}{f' with{options}' if lacks else ''} runs {them}"
+        options = f" with {name_limits(lacks)}" if lacks else ""
+        runs = f"{command}{options} runs {them}"
         yield f"no farm is known to take {them} up: {runs}"
 
 

@@ -7,7 +7,7 @@ so the command of the last farm goes before one that only names the list.
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -16,6 +16,7 @@ from mpifarm.audit.snapshot import examine, observer
 from mpifarm.commands.argument_words import SEPARATORS, find_options
 from mpifarm.commands.options import count_values
 from mpifarm.errors import StorageError
+from mpifarm.farm.kinds import name_limits
 from mpifarm.farm.own_words import name_kept_list
 from mpifarm.model.paths import JOB_SCRIPT, WorkdirPaths, parse_given_name
 from mpifarm.model.settings import STDIN_LIST, is_passing
@@ -75,41 +76,73 @@ def _find_last_report(target: Target) -> FarmReport | None:
     return next(filter(None, reports), None)
 
 
-def name_farm_command(target: Target, report: FarmReport | None, here: str) -> str:
+def find_lacking(report: FarmReport | None, kinds: Iterable[str]) -> list[str]:
+    """Return those `kinds` of a list for which the farm of a report has no limit.
+
+    Its command would be refused for them.  A farm of an older version tells no limits.
+    """
+    if report is None:
+        return [*kinds]
+    limits = report.limits
+    return [] if limits is None else [kind for kind in kinds if kind not in limits]
+
+
+def name_farm_command(
+    target: Target, report: FarmReport | None, here: str, kinds: Iterable[str] = ()
+) -> str:
     """Return the command of the farm of a report, else one that goes on as well.
 
     `here` is the directory of those who read it, "" if it was removed.  A list that was
     standard input goes on without more of that.  For a farm of a job that was submitted
-    by a script in the workdir, it is the command that submits the script.
+    by a script in the workdir, it is the command that submits the script.  The limits
+    that it lacks for `kinds` of the list are added, with N for the numbers.
     """
+    more = name_limits(find_lacking(report, kinds)).split()
     if report is None or not report.command:
-        return shlex.join(["mpifarm", *farm_words_of(target)])
+        return shlex.join(["mpifarm", *more, *farm_words_of(target)])
     if submit := find_submission(target, report):
-        return submit
-    return _name_command(report, name_farm_words(report.command), here)
+        return _name_new_submission(target, more) if more else submit
+    front, words = _split_farm_words(report)
+    return _name_command(report, [*front, *more, *words], here)
 
 
-def name_remap_command(target: Target, report: FarmReport | None, here: str) -> str:
+def _split_farm_words(report: FarmReport) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the words of a farm's command up to its options, and the others."""
+    words = name_farm_words(report.command)
+    size = 2 if _RUN in words[1:2] else 1
+    return words[:size], words[size:]
+
+
+def _name_new_submission(target: Target, more: Sequence[str]) -> str:
+    """Return the command that submits a list with `more` options than its job has.
+
+    The script has none of them, and dots stand for what the batch system is asked for.
+    """
+    *options, tasklist = farm_words_of(target)
+    return f"mpifarm submit ... {shlex.join([tasklist, *options, *more])}"
+
+
+def name_remap_command(
+    target: Target, report: FarmReport | None, here: str, kinds: Iterable[str] = ()
+) -> str:
     """Return the command of `name_farm_command` with ``--remap``.
 
-    The script of a job that was submitted has no ``--remap``: it is submitted anew, and
-    dots stand for what the batch system is asked for.  Arguments would make the list as
-    it was: the list that the workdir keeps stands for them.
+    The script of a job that was submitted has no ``--remap``: it is submitted anew.
+    Arguments would make the list as it was: the list that the workdir keeps stands for
+    them.
     """
+    limits = name_limits(find_lacking(report, kinds)).split()
     if report is None or not report.command:
-        return shlex.join(["mpifarm", REMAP, *farm_words_of(target)])
+        return shlex.join(["mpifarm", REMAP, *limits, *farm_words_of(target)])
     if find_submission(target, report):
-        *options, tasklist = farm_words_of(target)
-        return f"mpifarm submit ... {shlex.join([tasklist, *options, REMAP])}"
-    program, *words = name_farm_words(report.command)
-    front = words[:1] if words[:1] == [_RUN] else []
-    words = words[len(front) :]
+        return _name_new_submission(target, [*limits, REMAP])
+    front, words = _split_farm_words(report)
     if not _has_list(words):
         is_here = _is_given_in(report, here)
         workdir = target.workdir if is_here else os.path.abspath(target.workdir)
         words = name_kept_list(find_options(words, count_values), workdir)
-    more = [] if REMAP in words else [REMAP]
-    return _name_command(report, [program, *front, *more, *words], here)
+    more = [*([] if REMAP in words else [REMAP]), *limits]
+    return _name_command(report, [*front, *more, *words], here)
 
 
 def _name_command(report: FarmReport, words: Sequence[str], here: str) -> str:

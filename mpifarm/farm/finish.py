@@ -13,7 +13,7 @@ from mpifarm.errors import ExitStatus, FarmError
 from mpifarm.farm.cause_lines import GroupedFailures
 from mpifarm.farm.context import RankContext
 from mpifarm.farm.growth import explain_left
-from mpifarm.farm.kinds import MAX_NAMED
+from mpifarm.farm.kinds import MAX_NAMED, name_limits
 from mpifarm.farm.leader import Leader
 from mpifarm.farm.summary import FailedTask, ListCounts, Summary
 from mpifarm.model.id_ranges import name_ids
@@ -233,7 +233,7 @@ def _find_limits(store: Store) -> str:
     """Return the options that let a farm run what this one had no limit for, or ""."""
     kinds = store.unlimited.find_kinds().items()
     left = {kind for taskid, kind in kinds if not store.has_record_of(taskid)}
-    return " ".join(f"--limit {kind}=N" for kind in sorted(left)[:MAX_NAMED])
+    return name_limits(sorted(left)[:MAX_NAMED])
 
 
 def name_workdir(settings: Settings) -> str:

@@ -4,6 +4,8 @@ Rules of this file: a limit that is left out would start too many tasks.  At a s
 that is refused; tasks that are added later wait (`mpifarm.store.unlimited`).
 """
 
+from collections.abc import Iterable
+
 from mpifarm.errors import InputError
 from mpifarm.model.settings import Policy, Settings
 from mpifarm.model.wording import counted
@@ -22,13 +24,18 @@ def find_unlimited(policy: Policy, constraints: Constraints) -> list[str]:
     return [name for name in kinds if name not in limited]
 
 
+def name_limits(kinds: Iterable[str]) -> str:
+    """Return the options that give these kinds a limit, with N for the numbers."""
+    return " ".join(f"--limit {name}=N" for name in kinds)
+
+
 def check_kinds(settings: Settings, constraints: Constraints) -> None:
     """Raise `InputError` for a kind without a limit."""
     if missing := find_unlimited(settings.policy, constraints):
         taskid = next(
             each for each, name in constraints.kinds.items() if name == missing[0]
         )
-        options = " ".join(f"--limit {name}=N" for name in missing[:MAX_NAMED])
+        options = name_limits(missing[:MAX_NAMED])
         raise InputError(
             f"task {taskid} of {settings.tasklist} is of the kind '{missing[0]}', which"
             f" has no limit: say how many of a kind may run at a time, by {options}"

@@ -30,6 +30,7 @@ def encode_status(status: Status) -> dict[str, Any]:
         "finished_by_others": status.by_others,
         "rate": status.rate,
         "time_left": left._asdict() if left else None,
+        "no_limit": {**status.no_limit},
         "is_draining": view.is_draining,
         "held": {"all": view.held.holds_all, "tasks": encode_ids(view.held.tasks)},
         "goes_on": status.goes_on,

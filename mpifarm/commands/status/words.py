@@ -15,6 +15,7 @@ from mpifarm.audit.farms import Farm, Life
 from mpifarm.audit.status import FailedTask, Status
 from mpifarm.audit.view import State
 from mpifarm.commands.farm_command import (
+    find_lacking,
     find_submission,
     name_farm_command,
     name_remap_command,
@@ -23,6 +24,7 @@ from mpifarm.commands.farm_command import (
 from mpifarm.commands.held_words import describe_held
 from mpifarm.commands.status.encoding import find_lost
 from mpifarm.commands.table import TableColumn, format_table
+from mpifarm.farm.kinds import name_limits
 from mpifarm.farm.summary import status_in_words
 from mpifarm.model.host_names import fold_hosts
 from mpifarm.model.id_ranges import name_ids
@@ -101,11 +103,19 @@ def _describe_counts(status: Status) -> Iterator[str]:
     if counts_line := ", ".join(_count_states(status)):
         yield counts_line
     if view.held_up:
-        wait = agree(view.held_up, "waits", "wait")
-        which = f"{view.held_up} of those waiting"
-        if view.held_up == counts[State.WAITING]:
-            which = agree(view.held_up, "the one waiting", "all of those waiting")
-        yield f"{which} {wait} for others, by the order of the list"
+        which = _name_waiting(view.held_up, counts[State.WAITING])
+        yield f"{which} for others, by the order of the list"
+    if status.no_limit:
+        which = _name_waiting(sum(status.no_limit.values()), counts[State.WAITING])
+        yield f"{which} for a farm with {name_limits(status.no_limit)}"
+
+
+def _name_waiting(count: int, waiting: int) -> str:
+    """Return the subject and verb of a sentence about some of the waiting tasks."""
+    which = f"{count} of those waiting"
+    if count == waiting:
+        which = agree(count, "the one waiting", "all of those waiting")
+    return f"{which} {agree(count, 'waits', 'wait')}"
 
 
 def _count_states(status: Status) -> Iterator[str]:
@@ -193,13 +203,15 @@ def _name_way_on(status: Status) -> str:
     view, counts = status.view, status.counts
     if view.is_edited or view.remap_begun:
         return _name_remap(status)
-    farm = name_farm_command(view.target, status.last_report, status.directory)
+    report, kinds = status.last_report, view.kinds
+    farm = name_farm_command(view.target, report, status.directory, kinds)
     left = counts[State.WAITING] + counts[State.ORPHANED]
     if left and not view.held.holds_all:
-        ways = "give its command again"
-        if find_submission(view.target, status.last_report):
-            ways = "unless its job waits in the queue, submit it again"
-        return f"to go on, {ways}: {farm}"
+        ways = "give its command"
+        if find_submission(view.target, report):
+            ways = "unless its job waits in the queue, submit it"
+        limits = name_limits(find_lacking(report, kinds))
+        return f"to go on, {ways} {f'with {limits}' if limits else 'again'}: {farm}"
     if left or counts[State.HELD]:
         return f"what is left is held: release it, then {farm}"
     if view.target.tasklist and not view.list_is_known:
@@ -214,7 +226,8 @@ def _name_remap(status: Status) -> str:
     """Return how an edited list goes on."""
     reports = [farm.report for farm in status.live if farm.report]
     report = reports[0] if reports else status.last_report
-    command = name_remap_command(status.view.target, report, status.directory)
+    target, kinds = status.view.target, status.view.kinds
+    command = name_remap_command(target, report, status.directory, kinds)
     if status.view.remap_begun:
         return f"to go on: {command}"
     wait = name_wait(len(status.live), has_lost=status.view.has_lost)

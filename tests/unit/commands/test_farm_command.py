@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from mpifarm.commands.farm_command import find_farm_command, find_remap_command
+from mpifarm.commands.farm_command import (
+    find_farm_command,
+    find_lacking,
+    find_remap_command,
+    name_farm_command,
+    name_remap_command,
+)
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.farm_report import find_report
 from mpifarm.store.target import Target, farm_words_of, words_of
 from tests.farm_states import write_farm
 
@@ -109,6 +116,18 @@ def test_a_job_that_was_submitted_goes_on_by_its_last_script(paths):
     assert find_farm_command(TARGET) == "mpifarm tasks.txt"
     Path(paths.job_script("slurm", 11)).mkdir()
     assert find_farm_command(TARGET) == "mpifarm tasks.txt"
+
+
+def test_a_job_without_the_limit_of_a_kind_is_submitted_anew(paths):
+    write(paths, "0badcafe", ["mpifarm", "tasks.txt"], 60, **SLURM, limits=["a"])
+    write_script(paths, 1, "sbatch /w/job.slurm")
+    report = find_report(paths, "0badcafe")
+    assert report is not None
+    assert name_farm_command(TARGET, report, "", ["a"]) == "sbatch /w/job.slurm"
+    anew = "mpifarm submit ... tasks.txt --limit b=N"
+    assert name_farm_command(TARGET, report, "", ["a", "b"]) == anew
+    assert name_remap_command(TARGET, report, "", ["b"]) == f"{anew} --remap"
+    assert find_lacking(report._replace(limits=None), ["b"]) == []
 
 
 def test_a_farm_outside_of_jobs_goes_on_without_one(paths):

@@ -22,6 +22,7 @@ from mpifarm.commands.status.command import MAX_SHOWN
 from mpifarm.commands.status.screen import Screen
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.order.constraints import Constraints
 from mpifarm.store.claim_journal import Head, encode_head
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
 from mpifarm.store.target import UNKNOWN_LIST, Target
@@ -99,6 +100,37 @@ def test_a_workdir_without_farms_says_how_to_go_on(site, run):
         "killed by signal 11 (SIGSEGV)  (nothing)",
     ]
     assert snapshot(site.root) == before
+
+
+def test_tasks_of_a_kind_without_a_limit_wait_for_a_farm_with_one(site, run):
+    """What the last farm was given is refused: a limit is added to its command."""
+    site.tasks[10:] = [f"[limit=b] {text}" for text in site.tasks[10:]]
+    Path("tasks.txt").write_text("".join(f"{text}\n" for text in site.tasks))
+    site.write("toprocess", range(3, 10))
+    site.write("waiting", [10, 11])
+    kinds = Constraints(kinds={10: "b", 11: "b"})
+    begun = encode_fingerprint(take_fingerprint(site.tasks, 12, kinds))
+    (site.root / "fingerprint.json").write_bytes(begun)
+    told: dict[str, Any] = {"job": None, "directory": os.getcwd(), "limits": []}
+    told["command"] = ["mpifarm", "-n", "1", "tasks.txt"]
+    hold(site, 3)
+    tell(site, **told)
+    text = run("tasks.txt")[1]
+    assert "\n2 of those waiting wait for a farm with --limit b=N\n" in text
+    assert json.loads(run("tasks.txt", "--json")[1])["no_limit"] == {"b": 2}
+    tell(site, **told | {"limits": ["b"]})
+    assert "--limit" not in run("tasks.txt")[1]
+    assert json.loads(run("tasks.txt", "--json")[1])["no_limit"] == {}
+    (site.root / "claims" / FARM).unlink()
+    tell(site, **told, exit_status=75)
+    site.write("finished", [0, 1, *range(3, 10)])
+    site.write("toprocess", [])
+    text = run("tasks.txt")[1]
+    assert "\nall of those waiting wait for a farm with --limit b=N\n" in text
+    way_on = "to go on, give its command with --limit b=N: mpifarm --limit b=N -n 1 ta"
+    assert way_on in text
+    tell(site, **told | {"command": ["mpifarm", "run", "tasks.txt"]}, exit_status=75)
+    assert "b=N: mpifarm run --limit b=N tasks.txt\n" in run("tasks.txt")[1]
 
 
 def test_the_task_that_runs_longest_is_named_with_its_host_and_age(site, run, now):
@@ -493,8 +525,8 @@ def test_json_has_all_keys_and_numbers_that_add_up(site, run, now):
     assert [*found] == [
         *("workdir", "list", "time", "total", "counts", "not_run"),
         *("finished_by_others", "rate"),
-        *("time_left", "is_draining", "held", "goes_on", "farms", "running", "failed"),
-        "warnings",
+        *("time_left", "no_limit", "is_draining", "held", "goes_on", "farms"),
+        *("running", "failed", "warnings"),
     ]
     assert sum(found["counts"].values()) == found["total"] == 12
     (farm,) = found["farms"]
