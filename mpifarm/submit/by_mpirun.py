@@ -53,6 +53,8 @@ class Dialect(NamedTuple):
     """The number of the job, as bash finds it."""
     requeue: str = ""
     """The line that ends a job so that it goes back into the queue."""
+    last_signal: str = ""
+    """The one of the signals after which no job goes back into the queue."""
     chain_before: str = ""
     """The lines that submit the successor."""
     chain_cancel: str = ""
@@ -108,7 +110,11 @@ def _run(request: JobRequest, dialect: Dialect, script: str) -> Iterator[str]:
     """Yield the lines that start the farm, wait for its end, and judge its status."""
     is_judged = request.launcher is Launcher.MPIRUN
     launched, article = ("ranks", "an mpirun") if is_judged else ("run", "a farm")
-    yield trap_signal(dialect.signal, launched, article, dialect.signals)
+    last = dialect.last_signal if request.going_on is GoingOn.REQUEUE else ""
+    signals = " ".join(each for each in dialect.signals.split() if each != last)
+    yield trap_signal(dialect.signal, launched, article, signals)
+    if last:
+        yield _TRAP_LAST.format(signal=last, variable=launched)
     yield ""
     if is_judged:
         yield "state=$(result_state)"
@@ -152,6 +158,10 @@ def _launch(request: JobRequest, dialect: Dialect) -> str:
     return f"{' '.join(words)} \\\n  {farm}"
 
 
+_TRAP_LAST: Final = """\
+is_over=  # after {signal}: no exit status puts the job back into the queue then
+trap 'is_over=yes; again=yes; [[ ! ${variable} ]] || pass_on' {signal}"""
+
 _RESULT_STATE: Final = """\
 # Identifies result.json: a farm that ends by itself writes a new one.
 result_state() { stat -c "%i %z" "$workdir/result.json" 2>/dev/null; }"""
@@ -187,6 +197,7 @@ def _after(request: JobRequest, dialect: Dialect, script: str) -> str:
         most=MAX_IDLE,
         job=dialect.job,
         requeue=dialect.requeue,
+        unless_over=_UNLESS_OVER.format(script=script) if dialect.last_signal else "",
         cancel=dialect.chain_cancel,
     )
     return f"{comment}\n{written}"
@@ -199,10 +210,16 @@ idle=$(cat "$idle_file" 2>/dev/null)
 [[ $idle =~ ^[0-9]+$ ]] || idle=0
 before=$(recorded)"""
 
+_UNLESS_OVER: Final = """\
+if [[ $is_over ]]; then
+    echo "{script}: not requeued, because the job was deleted or reached its time" \\
+      "limit: submit the same again" >&2
+  el"""
+
 _REQUEUE_AFTER: Final = """\
 if {is_left}; then
   if (($(recorded) > before)); then idle=0; else idle=$((idle + 1)); fi
-  if ((idle > {most})); then
+  {unless_over}if ((idle > {most})); then
     echo "{script}: not requeued, because the last four runs recorded nothing" >&2
     status=1
   elif echo "$idle" >"$idle_file"; then

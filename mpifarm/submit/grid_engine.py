@@ -24,6 +24,7 @@ _DIALECT: Final = Dialect(
     signals="USR1 USR2",
     option='--deadline "$end"',
     job="$JOB_ID",
+    last_signal="USR2",
     requeue="exit 99  # Grid Engine puts a job that ends so back into the queue",
 )
 

@@ -62,8 +62,7 @@ def test_the_farms_of_an_array_share_a_list_and_know_each_other(farm, grid_engin
     farm.write_list([WAITS] * 4)
     words = ("-t", "10", "--array", "2", "-c", "2", "tasks.txt")
     job = grid_engine.submit(*words)
-    wait_until(lambda: len(farm.marks("started")) == 4, DEADLINE)  # by two farms of two
-    assert "4 running" in job.type("status")
+    wait_until(lambda: "4 running" in job.type("status"), DEADLINE)  # two in each farm
     farm.allow()
     job.assert_ends(0, 0)
     farm.assert_all_finished()
@@ -125,6 +124,9 @@ def test_a_job_that_goes_on_does_not_outlive_qdel(farm, grid_engine):
     job.wait()
     farm.wait_until_gone()
     farm.assert_settled(to_process=[0, 1])
+    assert "goes on as job" not in job.text()
+    assert "not requeued, because the job was deleted" in job.text()
+    assert list(farm.workdir.glob("*.idle")) == []
 
 
 def test_a_job_waits_for_the_end_of_the_jobs_that_are_named(farm, grid_engine):

@@ -803,19 +803,37 @@ def test_a_link_that_leaves_tasks_says_how_the_chain_goes_on(
 # ---- Grid Engine ---------------------------------------------------------------------
 
 
-def test_a_job_of_grid_engine_goes_back_into_the_queue(desk):
+GRID_ENGINE_JOB = {"JOB_ID": "7", "SGE_TASK_ID": "undefined", "NSLOTS": "1"}
+
+
+def start_on_grid_engine(desk):
+    """Start a job that goes on until all is done; return when it is busy."""
     desk.farm.write_list([WAITS] * 2)
     desk.install("qsub", 'cp "$2" "$SPOOL/7.script"; echo 7')
     desk.install("qconf", "exit 1")
     desk.scheduler = ["--scheduler", "sge"]
     desk.submit("-t", "1h", "-c", "1", "--until-done", "tasks.txt", "-n", "2")
-    variables = {"JOB_ID": "7", "SGE_TASK_ID": "undefined", "NSLOTS": "1"}
-    job = desk.start(desk.kept()[0], **variables, BASH_ENV=old(desk))
+    job = desk.start(desk.kept()[0], **GRID_ENGINE_JOB, BASH_ENV=old(desk))
     desk.farm.wait_for_marks("started", 2)
-    job.send_signal(signal.SIGUSR2)  # qdel's warning: stop, and put back
+    return job
+
+
+def test_a_job_of_grid_engine_goes_back_into_the_queue(desk):
+    job = start_on_grid_engine(desk)
+    job.send_signal(signal.SIGUSR1)
     assert_ends(job, 99)
     assert "the job goes on as job 7 again, back in the queue" in job.text()
     assert desk.farm.to_process() == [0, 1]
     desk.farm.allow()
-    assert_ends(desk.start(desk.kept()[0], **variables), 0)
+    assert_ends(desk.start(desk.kept()[0], **GRID_ENGINE_JOB), 0)
     desk.farm.assert_all_finished()
+
+
+def test_a_job_of_grid_engine_that_is_deleted_does_not_say_that_it_goes_on(desk):
+    job = start_on_grid_engine(desk)
+    job.send_signal(signal.SIGUSR2)  # qdel's warning, and that of a limit at its end
+    assert_ends(job, 75)
+    assert "not requeued, because the job was deleted or reached its" in job.text()
+    assert "goes on as" not in job.text()
+    assert desk.farm.to_process() == [0, 1]
+    assert not [*desk.farm.workdir.glob("*.idle")]
