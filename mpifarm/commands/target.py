@@ -15,7 +15,7 @@ from mpifarm.commands.subcommand import SubcommandParser
 from mpifarm.database.names import is_database_name
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import JOB_ENDINGS, WorkdirPaths
-from mpifarm.store.farm_file import read_farm_files
+from mpifarm.store.farm_file import find_last_farm_file, read_farm_files
 from mpifarm.store.held_file import NOTHING_HELD, Held, find_held
 from mpifarm.store.strangers import validate_contents, validate_place
 from mpifarm.store.target import (
@@ -250,7 +250,7 @@ def look_at_held(target: Target, patience: Patience) -> Held:
 
 def ask_for_list(workdir: str) -> str:
     """Return the end of a sentence that lacks the list of a workdir."""
-    last = next(read_farm_files(WorkdirPaths(os.path.abspath(workdir))), {})
+    last = find_last_farm_file(WorkdirPaths(os.path.abspath(workdir)))
     beside = workdir.rstrip("/").removesuffix(SUFFIX)
     named = last.get("tasklist") or os.path.abspath(beside)
     if files.is_file(named):

@@ -132,6 +132,11 @@ def find_handler(name: str, search_path: SearchPath) -> HandlerDefinition:
     )
 
 
+def is_built_in_handler(name: str) -> bool:
+    """Return whether mpifarm itself has a handler of that name."""
+    return name in _HANDLER.built_in
+
+
 def find_hook(name: str, search_path: SearchPath) -> tuple[str, dict[str, str], str]:
     """Return class, options and INI file of a hook.
 

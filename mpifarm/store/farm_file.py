@@ -68,10 +68,8 @@ def read_farm_files(paths: WorkdirPaths) -> Iterator[dict[str, Any]]:
 
     What can't be read, or is of no format that is known, is passed over.
     """
-    for farm in list_farm_files(paths):
-        state = read_farm_file(paths, farm)
-        if state is not None:
-            yield state
+    for _, state in _read_with_paths(paths):
+        yield state
 
 
 def find_last_farm_file(paths: WorkdirPaths, most: int | None = None) -> dict[str, Any]:
@@ -79,8 +77,26 @@ def find_last_farm_file(paths: WorkdirPaths, most: int | None = None) -> dict[st
 
     {} also if there are more than `most` files in the directory.
     """
-    farms = iter(list_farm_files(paths, most))
-    return next(filter(None, (read_farm_file(paths, each) for each in farms)), {})
+    return find_last_with_path(paths, most)[1]
+
+
+def find_last_with_path(
+    paths: WorkdirPaths, most: int | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return the file and the state of the farm that wrote last, or "" and {}.
+
+    As `find_last_farm_file`.  The state itself may lie about its file.
+    """
+    return next(_read_with_paths(paths, most), ("", {}))
+
+
+def _read_with_paths(
+    paths: WorkdirPaths, most: int | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for farm in list_farm_files(paths, most):
+        state = read_farm_file(paths, farm)
+        if state is not None:
+            yield paths.farm(farm), state
 
 
 def list_farm_files(paths: WorkdirPaths, most: int | None = None) -> list[str]:

@@ -6,7 +6,9 @@ A mistake is an InputError of one sentence.
 
 import os
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from mpifarm.database.names import DATABASE_CLASS, is_database_name
@@ -17,9 +19,10 @@ from mpifarm.plugins.registry import (
     UntrustedFileError,
     find_handler,
     find_search_path,
+    is_built_in_handler,
 )
 from mpifarm.store.directories import make_root
-from mpifarm.store.farm_file import find_last_farm_file
+from mpifarm.store.farm_file import find_last_with_path
 from mpifarm.store.validate import validate_access
 from mpifarm.system import files
 from mpifarm.system.lock import WorkdirLock, lock_paths
@@ -39,7 +42,8 @@ class Target(NamedTuple):
 
     `tasklist` is None if it cannot be found.  `recalled_from`: the directory of the
     last farm, whose handler it is, because nobody has named one; it may not be defined
-    elsewhere.  `has_typed_config`: whether the user has typed `config`, and so has
+    elsewhere.  `refusal`: why that handler is not used, in a sentence; "" if it may be.
+    `has_typed_config`: whether the user has typed `config`, and so has
     chosen its file; neither a default nor the farm file of a colleague's is that.
     """
 
@@ -50,6 +54,7 @@ class Target(NamedTuple):
     lock_area: str | None = None
     recalled_from: str | None = None
     has_typed_config: bool = False
+    refusal: str = ""
 
 
 def find_target_of(settings: Settings) -> Target:
@@ -111,15 +116,44 @@ def _options_of(target: Target) -> list[str]:
 def recall_handler(target: Target) -> Target:
     """Return a target with the handler and the INI file of the workdir's last farm.
 
-    An INI file of the target itself is kept.  A farm of PyTaskFarmer tells neither.
+    An INI file of the target itself is kept.  A farm of PyTaskFarmer tells neither.  Of
+    a farm file that a stranger could have written, only a built-in handler is used.
     """
-    last = find_last_farm_file(WorkdirPaths(os.path.abspath(target.workdir)))
-    name, config = last.get("handler"), target.config or last.get("config")
+    path, last = find_last_with_path(WorkdirPaths(os.path.abspath(target.workdir)))
+    name, config = last.get("handler"), last.get("config")
     if not isinstance(name, str) or name == "default":
         return target
-    config = config if isinstance(config, str) else None
+    if why := _find_stranger(path):
+        # Neither the INI file nor the directory of a stranger's farm file is used.
+        refusal = _refuse_to_recall(target, name, why, has_config=config is not None)
+        return target._replace(handler=name, recalled_from="", refusal=refusal)
+    if target.config is None and isinstance(config, str):
+        target = target._replace(config=config)
     begun_in = str(last.get("directory", ""))
-    return target._replace(handler=name, config=config, recalled_from=begun_in)
+    return target._replace(handler=name, recalled_from=begun_in)
+
+
+def _refuse_to_recall(target: Target, name: str, why: str, *, has_config: bool) -> str:
+    """Return why a handler of a stranger's choice is not used, "" if it is built in."""
+    if is_built_in_handler(name):
+        return ""
+    words = ["-t", name]
+    if has_config:
+        words += ["--config", UNKNOWN_LIST]
+    return (
+        f"{_tell_recalled(target, name)}, which could be any code, because {why}: if it"
+        f" is right, give {shlex.join(words)}"
+    )
+
+
+def _find_stranger(path: str) -> str:
+    """Return why a file of the workdir is not to be trusted, "" if nothing is wrong."""
+    from mpifarm.system.trust import find_stranger  # for lists with a handler
+
+    try:
+        return find_stranger(path)
+    except OSError as error:  # it was there a moment ago
+        return f"{path} can't be judged ({error.strerror})"
 
 
 def find_handler_of(target: Target, environ: Mapping[str, str]) -> HandlerDefinition:
@@ -128,6 +162,8 @@ def find_handler_of(target: Target, environ: Mapping[str, str]) -> HandlerDefini
     Unless the user names one, the name of a database chooses its handler.  Raises
     `InputError`, and `StorageError` if the disk fails.
     """
+    if target.refusal:
+        raise InputError(target.refusal)
     name = target.handler
     if name == "default" and is_database_name(target.tasklist or ""):
         name = "sqlite"
@@ -145,7 +181,7 @@ def find_handler_of(target: Target, environ: Mapping[str, str]) -> HandlerDefini
 def _explain_recalled(target: Target, error: InputError) -> str:
     """Return why the handler of the last farm is not to be had, and what to do."""
     there = target.recalled_from
-    read = f"the last farm in {target.workdir} read its list by -t {target.handler}"
+    read = _tell_recalled(target, target.handler)
     is_here = there in ("", find_directory())
     if is_here or isinstance(error, UntrustedFileError):
         return f"{read}: {error}"
@@ -153,6 +189,11 @@ def _explain_recalled(target: Target, error: InputError) -> str:
         f"{read}, which is not defined here: give --config FILE, or first:"
         f" cd {shlex.quote(there or '')}"
     )
+
+
+def _tell_recalled(target: Target, name: str) -> str:
+    option = shlex.join(["-t", name])
+    return f"the last farm in {target.workdir} read its list by {option}"
 
 
 def is_database(target: Target, environ: Mapping[str, str]) -> bool:
@@ -184,7 +225,33 @@ def read_tasks(target: Target, environ: Mapping[str, str]) -> TaskList | None:
         return read_database_tasks(
             target.tasklist, lambda: find_existing_lock(target, environ)
         )
-    return open_tasklist(handler, target.tasklist, target.workdir, lambda: lambda: None)
+    with _trusting(target):
+        return open_tasklist(
+            handler, target.tasklist, target.workdir, lambda: lambda: None
+        )
+
+
+@contextmanager
+def _trusting(target: Target) -> Iterator[None]:
+    """Have the modules of the current directory judged for a recalled handler.
+
+    Nobody has asked for its class here, and the last farm may have begun elsewhere.
+    """
+    here = find_directory()
+    if target.recalled_from is None or not here:
+        yield
+        return
+    from mpifarm.plugins.trusted_finder import TrustedFinder  # for lists with a handler
+
+    path, finder = [*sys.path], TrustedFinder("", [here])
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        if _find_stranger(here):
+            # What the class imports later is not judged.
+            sys.path[:] = path
 
 
 def look_at_tasks(

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shlex
+import sys
 
 import pytest
 
@@ -20,6 +22,7 @@ from mpifarm.store.target import (
     words_of,
 )
 from mpifarm.system import files
+from mpifarm.tasklists import TaskList
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +113,7 @@ def test_a_subcommand_has_the_lock_and_the_handler_of_the_farms_there(here):
     assert (found.handler, found.config) == ("greasy", f"{here}/a.ini")
     assert not found.has_typed_config
     found = find("else", "--lock-area", "typed", "-t", "default", "--config", "b.ini")
-    assert found[2:] == ("default", "b.ini", "typed", None, True)
+    assert found[2:] == ("default", "b.ini", "typed", None, True, "")
     (here / "mpifarm.ini").write_text("[options]\nlock-area = $SCRATCH\n")
     with pytest.raises(InputError, match=r"line 2: lock-area has a \$"):
         find("else")
@@ -191,6 +194,106 @@ def test_a_farm_file_names_no_handler_that_a_stranger_could_have_written(
     found = find("../my list", "--config", str(config))
     with pytest.raises(InputError, match=r"can't be imported"):
         read_tasks(found, environ)
+
+
+MODULE = """\
+from pathlib import Path
+Path("ran").touch()
+
+from mpifarm.tasklists import ListTaskList
+
+class Own(ListTaskList):
+    def __getitem__(self, taskid):
+        if taskid == 0:  # that is tried at once
+            return "run"
+        from later_in_recall import name
+        return name
+"""
+
+
+@pytest.fixture
+def module(here, monkeypatch):
+    """The module of a handler of the last farm's, in the current directory."""
+    (here / "my list").write_text("3\n4\n")
+    (here / "later_in_recall.py").write_text("name = 'later'\n")
+    (here / "own.txt").write_text("[own]\nTaskList = own_in_recall.Own\n")
+    leave_farm(here, handler="own", config=f"{here}/own.txt")
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    path = here / "own_in_recall.py"
+    path.write_text(MODULE)
+    yield path
+    for name in ("own_in_recall", "later_in_recall"):
+        sys.modules.pop(name, None)
+
+
+def read(found: Target) -> TaskList:
+    tasks = read_tasks(found, {"HOME": os.devnull})
+    assert tasks is not None
+    return tasks
+
+
+@pytest.mark.parametrize("name", ["farms/aaaaaaaa.json", "farms", "."])
+def test_a_farm_file_that_a_stranger_could_have_written_chooses_no_class(
+    here, module, name
+):
+    """Its INI file may be one that mpifarm brings, whose module anyone can write."""
+    path = (here / "my list_workdir" / name).resolve()
+    mode = path.stat().st_mode
+    path.chmod(mode | 0o002)
+    found = find("my list")
+    fault = (
+        "the last farm in my list_workdir read its list by -t own, which could be any"
+        f" code, because everyone may write {path}: if it is right, give -t own"
+        " --config FILE"
+    )
+    environ = {"HOME": os.devnull}
+    assert look_at_tasks(found, environ) == (None, fault)
+    assert not is_database(found, environ)
+    with pytest.raises(InputError, match=f"^{re.escape(fault)}$"):
+        read_tasks(found, environ)
+    assert not (here / "ran").exists()
+    leave_farm(here, handler="own", config=None)
+    assert look_at_tasks(find("my list"), environ)[1].endswith("give -t own")
+    # What mpifarm itself brings is no stranger's code.
+    leave_farm(here, handler="disbatch", config=f"{here}/own.txt", directory="/x")
+    found = find("my list")
+    assert (found.handler, found.config) == ("disbatch", None)
+    assert len(read(found)) == 2
+    path.chmod(mode)
+    leave_farm(here, handler="own", config=f"{here}/own.txt")
+    assert read(find("my list"))[1] == "later"
+
+
+def test_a_recalled_class_comes_from_no_module_here_that_a_stranger_could_have_written(
+    here, module
+):
+    environ, finders = {"HOME": os.devnull}, [*sys.meta_path]
+    module.chmod(0o666)
+    with pytest.raises(InputError, match=f"everyone may write {module}, and it would"):
+        read_tasks(find("my list"), environ)
+    assert not (here / "ran").exists()
+    assert sys.meta_path == finders
+    # What the user types is the user's own word.
+    typed = find("my list", "-t", "own", "--config", "own.txt")
+    assert len(read(typed)) == 2
+
+
+def test_a_recalled_class_imports_later_nothing_from_the_directory_of_a_stranger(
+    here, module, tmp_path_factory, monkeypatch
+):
+    installed = tmp_path_factory.mktemp("installed")
+    module.rename(installed / module.name)
+    monkeypatch.syspath_prepend(installed)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "later_in_recall.py").write_text("name = 'strange'\n")
+    elsewhere.chmod(0o777)
+    monkeypatch.chdir(elsewhere)
+    tasks = read(find(f"{here}/my list"))
+    with pytest.raises(ModuleNotFoundError):
+        tasks[1]
+    elsewhere.chmod(0o755)
+    tasks = read(find(f"{here}/my list"))
+    assert tasks[1] == "strange"
 
 
 @pytest.mark.parametrize("named", ["else", "else/", "else/stdin.txt"])
