@@ -14,7 +14,7 @@ from mpifarm.commands.target import complete, patience_of
 from mpifarm.database.names import SUFFIXES, is_database_name
 from mpifarm.errors import ExitStatus, InputError
 from mpifarm.model.wording import counted
-from mpifarm.store.target import SUFFIX, Target, refuse_as_list
+from mpifarm.store.target import SUFFIX, Target, recall_handler, refuse_as_list
 from mpifarm.system import files
 from mpifarm.system.console import Console
 from mpifarm.system.patience import try_again
@@ -66,7 +66,8 @@ def _parse(argv: list[str]) -> Any:
         "-t",
         metavar="HANDLER",
         dest="handler",
-        help="the handler that reads the list",
+        help="the handler that reads the list (default: that of the workdir's last"
+        " farm)",
     )
     parser.add_argument(
         "--config", metavar="FILE", help="an INI file that defines the handler"
@@ -108,7 +109,8 @@ def _find_target(chosen: Any, environ: Mapping[str, str]) -> Target:
         )
     refuse_as_list(tasklist)
     found = workdir or tasklist + SUFFIX
-    return Target(found, tasklist, handler, chosen.config, has_typed_config=is_typed)
+    target = Target(found, tasklist, handler, chosen.config, has_typed_config=is_typed)
+    return target if chosen.handler else recall_handler(target)
 
 
 def describe(

@@ -1,5 +1,6 @@
 """``mpifarm import`` and ``mpifarm export``: lists to databases, and back."""
 
+import json
 import os
 import sqlite3
 from contextlib import closing
@@ -157,6 +158,20 @@ def test_a_list_of_disbatch_keeps_its_order(here):
         ("waiting",),
     ]
     assert rows("tasks.db", "SELECT command FROM tasks")[1][0].endswith("; echo 1")
+
+
+def test_a_list_that_a_farm_has_read_by_a_handler_is_imported_and_exported_by_it(
+    here, capfd
+):
+    (here / "tasks.txt").write_text("echo 0\n#DISBATCH BARRIER CHECK\necho 1\n")
+    site = Site(here / "tasks.txt_workdir", ["echo 0"])
+    site.write("finished", [0])
+    (site.root / "farms").mkdir()
+    told = {"format": 1, "directory": str(here), "handler": "disbatch", "config": None}
+    (site.root / "farms" / "aaaaaaaa.json").write_text(json.dumps(told))
+    run(import_, "tasks.txt", "tasks.db")
+    assert rows("tasks.db", "SELECT count(*) FROM tasks") == [(2,)]
+    assert exported(capfd, "tasks.txt").splitlines()[1] == b"#BARRIER CHECK"
 
 
 def test_an_empty_list_makes_an_empty_database(here, capfd):
