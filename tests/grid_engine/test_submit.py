@@ -62,7 +62,8 @@ def test_the_farms_of_an_array_share_a_list_and_know_each_other(farm, grid_engin
     farm.write_list([WAITS] * 4)
     words = ("-t", "10", "--array", "2", "-c", "2", "tasks.txt")
     job = grid_engine.submit(*words)
-    wait_until(lambda: "4 running" in job.type("status"), DEADLINE)  # two in each farm
+    wait_until(lambda: len(farm.marks("started")) == 4, DEADLINE)  # by two farms of two
+    wait_until(lambda: "4 running" in job.type("status"), DEADLINE)  # both have told it
     farm.allow()
     job.assert_ends(0, 0)
     farm.assert_all_finished()
