@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mpifarm.errors import ExitStatus
+from mpifarm.farm.kinds import name_limits
 from mpifarm.model.wording import agree, counted
 
 BARREN_RUNS = 3
@@ -62,6 +63,8 @@ class FarmResult(NamedTuple):
     """Hosts that lost a rank."""
     quarantined: tuple[str, ...] = ()
     """Hosts on which tasks failed that succeeded elsewhere."""
+    no_limit: tuple[str, ...] = ()
+    """The kinds of tasks that are left because the farm has no limit for them."""
 
 
 class Records(NamedTuple):
@@ -105,6 +108,8 @@ class RestartDecision(Enum):
     """End: the launcher could not start the farm, and will not the next time."""
     STUCK = "stuck"
     """End: ranks die, and nothing gets done."""
+    LACKS_LIMIT = "lacks limit"
+    """End: a start refuses the command, which lacks a limit for what was added."""
     ENOUGH = "enough"
     """End: the farm was started again as often as it may."""
 
@@ -139,13 +144,19 @@ class RestartPolicy:
             return self._unless_enough(RestartDecision.CLAIM_LEFT)
         if self._is_over(run):
             return RestartDecision.OVER
-        if self._could_not_start(run):
-            return RestartDecision.NEVER_BEGAN
+        if refusal := self._find_refusal(run):
+            return refusal
         self.has_broken = True
         most = len(PAUSES_FOR_SLURM) + 1 if self._is_patient() else BARREN_RUNS
         if self.barren >= most:
             return RestartDecision.STUCK
         return self._unless_enough(RestartDecision.BROKEN)
+
+    def _find_refusal(self, run: Run) -> RestartDecision | None:
+        """Note whether a farm has begun.  Return why no start can succeed, or None."""
+        if run.result is not None and run.result.no_limit:
+            return RestartDecision.LACKS_LIMIT
+        return RestartDecision.NEVER_BEGAN if self._could_not_start(run) else None
 
     def _could_not_start(self, run: Run) -> bool:
         """Note whether a farm has begun.  Return whether none ever has, and none will.
@@ -261,6 +272,7 @@ def parse_result(payload: Any) -> FarmResult:
         int(tasks["claimed"]),
         _hosts(payload.get("lost", ())),
         _hosts(payload.get("quarantined", ())),
+        tuple(map(str, payload.get("no_limit", ()))),
     )
 
 
@@ -286,6 +298,16 @@ def describe_run(
     return "; ".join(filter(None, [_describe_end(run), what_next]))
 
 
+_GIVEN_UP: Final = {
+    RestartDecision.NEVER_BEGAN: (
+        "no farm began, so it is not started again: the launcher has said above why (an"
+        " MPI that does not fit it, for example)"
+    ),
+    RestartDecision.STUCK: "not started again, because nothing gets done any more",
+    RestartDecision.ENOUGH: "not started again, because --max-restarts is reached",
+}
+
+
 def _describe_decision(
     decision: RestartDecision, run: Run, pause: float, excluded: Sequence[str]
 ) -> str:
@@ -302,15 +324,16 @@ def _describe_decision(
                 f"starting it again {when}, to take back what a farm that has died"
                 f" still holds{without}"
             )
-        case RestartDecision.NEVER_BEGAN:
+        case RestartDecision.LACKS_LIMIT:
+            limits = name_limits(run.result.no_limit if run.result else ())
             return (
-                "no farm began, so it is not started again: the launcher has said above"
-                " why (an MPI that does not fit it, for example)"
+                f"not started again, because tasks that were added need {limits}: give"
+                " the same command with that"
             )
-        case RestartDecision.STUCK:
-            return "not started again, because nothing gets done any more"
-        case RestartDecision.ENOUGH:
-            return "not started again, because --max-restarts is reached"
+        case (
+            RestartDecision.NEVER_BEGAN | RestartDecision.STUCK | RestartDecision.ENOUGH
+        ):
+            return _GIVEN_UP[decision]
 
 
 def _describe_end(run: Run) -> str:

@@ -180,6 +180,7 @@ class Conclusion:
             reason=coordinator.reason,
             stopped_because=coordinator.stopped_because,
             way_on=_find_way_on(leader, settings),
+            no_limit=_find_kinds_left(leader.store),
             began_again=settings.again,
             wrong_line=self._wrong_line,
             all_held=_are_all_held(leader.store, self._counts),
@@ -214,7 +215,7 @@ def _are_all_held(store: Store, counts: ListCounts) -> bool:
 
 def _find_way_on(leader: Leader, settings: Settings) -> str:
     """Return how to go on where the same command would stop again; "" otherwise."""
-    options = _find_limits(leader.store)
+    options = name_limits(_find_kinds_left(leader.store)[:MAX_NAMED])
     if leader.store.drain_requested():
         drain = shlex.quote(leader.store.paths.drain)
         return f"remove {drain}, and {_describe_command(settings, options)}"
@@ -229,11 +230,10 @@ def _describe_command(settings: Settings, options: str) -> str:
     return f"give the same command{without} {f'with {options}' if options else 'again'}"
 
 
-def _find_limits(store: Store) -> str:
-    """Return the options that let a farm run what this one had no limit for, or ""."""
+def _find_kinds_left(store: Store) -> list[str]:
+    """Return the kinds of what is left because this farm has no limit for it."""
     kinds = store.unlimited.find_kinds().items()
-    left = {kind for taskid, kind in kinds if not store.has_record_of(taskid)}
-    return name_limits(sorted(left)[:MAX_NAMED])
+    return sorted({kind for taskid, kind in kinds if not store.has_record_of(taskid)})
 
 
 def name_workdir(settings: Settings) -> str:

@@ -322,6 +322,8 @@ class Summary:
     """The words for a stop because of failures."""
     way_on: str = ""
     """How to go on where the same command would stop again; else empty."""
+    no_limit: Sequence[str] = ()
+    """The kinds of tasks that are left because the farm has no limit for them."""
     wrong_line: str = ""
     """The line of the list from which on nothing could be taken up; else empty."""
     all_held: bool = False
@@ -589,6 +591,7 @@ class Summary:
                 "busy_percent": round(100 * self.busy_share, 1),
             },
             "lost": [{"rank": rank, "host": host} for rank, host in self.lost],
+            "no_limit": list(self.no_limit),
             "quarantined": [
                 {"rank": each.rank, "host": each.host, "why": each.why}
                 for each in self.quarantined

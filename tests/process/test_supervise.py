@@ -311,6 +311,23 @@ def test_a_farm_that_ends_early_on_purpose_is_not_started_again(create_place, ho
     assert "supervise:" not in child.text()
 
 
+def test_a_farm_that_lacks_a_limit_for_what_was_added_is_not_started_again(
+    create_place,
+):
+    place = create_place(["until [ -e go ]; do sleep 0.02; done"])
+    child = place.start("-n", "1", before=(*SUPERVISE, "--"))
+    wait_until(lambda: "1 rank of 1 worker" in child.text())
+    with place.tasklist.open("a") as file:
+        file.write("[limit=zz] true\n")
+    wait_until(lambda: "WARNING: tasks of the kind 'zz' were added" in child.text())
+    place.allow()
+    assert_ends(child, 75)
+    assert child.text().count("1 rank of 1 worker") == 1
+    assert "not started again, because tasks that were added need --limit zz=N" in (
+        child.text()
+    )
+
+
 # ---- real launchers ------------------------------------------------------------------
 
 WAITS = "touch started.$PROC_NUMBER; until [ -e go ]; do sleep 0.05; done"

@@ -112,6 +112,17 @@ def test_a_farm_stopped_through_open_mpis_mpirun_is_not_started_again():
     assert exit_status_of(each) == 75
 
 
+@pytest.mark.parametrize("launchers", [75, *KILLED])
+def test_a_command_that_lacks_a_limit_for_what_was_added_is_not_given_again(launchers):
+    each = run(launchers, told(75, no_limit=("b", "zz")))
+    assert judge(each) is RestartDecision.LACKS_LIMIT
+    assert exit_status_of(each) == 75
+    assert describe_run(RestartDecision.LACKS_LIMIT, each, 0, ()).endswith(
+        "; not started again, because tasks that were added need --limit b=N --limit"
+        " zz=N: give the same command with that"
+    )
+
+
 def test_an_input_that_is_wrong_is_not_tried_again():
     assert judge(run(2, moved=False)) is RestartDecision.OVER
 
@@ -360,13 +371,15 @@ PAYLOAD = {
 
 
 def test_what_a_farm_has_said_is_understood():
-    expected = FarmResult("e8a59855", "", 75, SIGTERM, 7, 1, ("n3",), ("n6",))
-    assert parse_result(PAYLOAD) == expected
+    ends = ("n3",), ("n6",), ("b",)
+    expected = FarmResult("e8a59855", "", 75, SIGTERM, 7, 1, *ends)
+    assert parse_result({**PAYLOAD, "no_limit": ["b"]}) == expected
 
 
 def test_a_farm_that_names_no_nodes_has_lost_none():
     payload = {k: v for k, v in PAYLOAD.items() if k not in ("lost", "quarantined")}
-    assert parse_result(payload)[-2:] == ((), ())
+    found = parse_result(payload)
+    assert (found.lost, found.quarantined, found.no_limit) == ((), (), ())
 
 
 @pytest.mark.parametrize(

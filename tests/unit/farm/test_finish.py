@@ -323,6 +323,8 @@ def test_where_tasks_of_a_kind_without_a_limit_are_left_the_end_names_the_option
     assert way_on.endswith(words)
     assert way_on.startswith("remove ") is drains
     assert bool(way_on) is bool(words)
+    left = [] if has_record else ["a", "zz"]
+    assert end.workdir.results[0]["no_limit"] == left
 
 
 def test_what_did_not_fail_in_this_farm_failed_in_another():
