@@ -515,9 +515,11 @@ def _explain_command_behind(
     lacks its dashes.
     """
     word = _find_command(extra)
-    is_name = os.path.exists(word) or os.path.exists(" ".join([tasklist, *extra]))
+    is_name = os.path.exists(word) or _find_spaced([tasklist, *extra]) != ""
     if not word or is_name or f"--{word}" in options:
         return ""
+    if OPTIONS_OF_OTHERS.get(f"--{word}") == _PROC and extra[1:2] and is_ids(extra[1]):
+        return f"{word!r} is one word too many: {_PROC}"
     has_options = any(each.startswith("-") for each in words)
     rest = [_REST] if has_options else extra[1:]
     if word in SUBCOMMANDS:
@@ -536,7 +538,9 @@ def _find_command(extra: Sequence[str]) -> str:
     Behind an unknown option it may be a value, unless the subcommand has that option.
     """
     word = next((each for each in extra if not each.startswith("-")), "")
-    if not word or word is extra[0]:
+    if not word or "=" in word:
+        return ""
+    if word is extra[0]:
         return word
     names = {each.partition("=")[0] for each in extra[: extra.index(word)]}
     return word if names.issubset(SUBCOMMANDS.get(word, ())) else ""
@@ -548,7 +552,16 @@ def _put_first(subcommand: str, tasklist: str, rest: Sequence[str]) -> str:
         return f"mpifarm {subcommand}"
     if subcommand == "submit" and rest == [_REST]:  # its options stand before the list
         return f"mpifarm submit {_REST} {shlex.quote(tasklist)}"
-    return shlex.join(["mpifarm", subcommand, tasklist, *rest])
+    words = [tasklist, *rest]
+    if tasklist[:1].isdigit() and not os.path.exists(tasklist):
+        words.sort(key=is_ids)  # of 3 cancel LIST, too, the list comes first
+    return shlex.join(["mpifarm", subcommand, *words])
+
+
+def _find_spaced(words: Sequence[str]) -> str:
+    """Return the name of a file that the first of the `words` make, or ""."""
+    names = (" ".join(words[:count]) for count in range(2, len(words) + 1))
+    return next(filter(os.path.exists, names), "")
 
 
 _REST: Final = "..."
@@ -850,8 +863,8 @@ def _either(names: Sequence[str]) -> str:
 def _explain_surplus(lists: Sequence[str], options: Sequence[str]) -> str:
     """Return a sentence about several words in the place of one list."""
     first, second = lists[:2]
-    if os.path.exists(" ".join(lists)):
-        return f"quote a name that has spaces in it: {' '.join(lists)!r}"
+    if name := _find_spaced(lists):
+        return f"quote a name that has spaces in it: {shlex.quote(name)}"
     if not os.path.exists(first):
         if why := _explain_first(first, second):
             return why

@@ -323,6 +323,13 @@ def test_an_option_is_near_by_its_end(name, near):
             "'my list' add 'echo a; echo b' c",
             "a subcommand stands first: mpifarm add 'my list' 'echo a; echo b' c",
         ),
+        ("3 cancel t", "a subcommand stands first: mpifarm cancel t 3"),
+        ("no add 3 x", "a subcommand stands first: mpifarm add no 3 x"),
+        ("- status", "a subcommand stands first: mpifarm status - ..."),
+        ("t jobs 4", "'jobs' is one word too many: -n N (--proc N) is the number of"),
+        ("t workers 4", "'workers' is one word too many: -n N (--proc N) is the numbe"),
+        ("t jobs", "a subcommand stands first: mpifarm jobs"),
+        ("t log=x", "'log=x' is one word too many, because a farm has one tasklist, d"),
         ("t limit gpu=1", "'limit' is one word too many, because a farm has one taskl"),
         ("t retrie 3", "'retrie' is one word too many, because a farm has one taskli"),
         ("t other", "'other' is one word too many, because a farm has one tasklist: q"),
@@ -332,7 +339,7 @@ def test_a_subcommand_behind_the_list_is_told_to_stand_first(line, said):
     with pytest.raises(InputError) as caught:
         parse_line(shlex.split(line), {})
     assert str(caught.value).startswith(said)
-    if said[-1] in "t134c.r?":  # the whole command
+    if said[-1] in "t134csx.r?":  # the whole command
         assert str(caught.value).startswith(f"{said} (")
 
 
@@ -360,7 +367,7 @@ def test_the_value_of_an_unknown_option_is_no_subcommand(line, said):
 def test_a_file_behind_the_list_is_no_subcommand(tmp_path):
     for name in ("status", "my log"):
         (tmp_path / name).touch()
-    for line in ("t status", "my log"):
+    for line in ("t status", "my log", "my log retry", "my log staus 3"):
         with pytest.raises(InputError, match="quote a name that has spaces in it"):
             parse_line(line.split(), {})
 
