@@ -229,6 +229,10 @@ class _Section(NamedTuple):
     """The file."""
 
 
+class UndefinedError(InputError):
+    """A name that no file defines here; it may be defined in another directory."""
+
+
 # ---- the search ----------------------------------------------------------------------
 
 
@@ -432,7 +436,7 @@ class _Search:
         if self.broken:
             also = "; it may be in a file that can't be read, and has to be mended: "
             return InputError(sentence + also + "; ".join(self.broken.values()))
-        return InputError(f"{sentence}; {self._remedy(name, known, parsers)}")
+        return UndefinedError(f"{sentence}; {self._remedy(name, known, parsers)}")
 
     def _all_parsers(self) -> "dict[str, ConfigParser]":
         parsers = {}

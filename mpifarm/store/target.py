@@ -15,8 +15,9 @@ from mpifarm.database.names import DATABASE_CLASS, is_database_name
 from mpifarm.errors import InputError
 from mpifarm.model.paths import STATUS_FILES, WorkdirPaths, parse_aside
 from mpifarm.model.settings import HandlerDefinition, Settings, is_passing
+from mpifarm.plugins.loading import RefusedModuleError
 from mpifarm.plugins.registry import (
-    UntrustedFileError,
+    UndefinedError,
     find_handler,
     find_search_path,
     is_built_in_handler,
@@ -128,7 +129,8 @@ def recall_handler(target: Target) -> Target:
         refusal = _refuse_to_recall(target, name, why, has_config=config is not None)
         return target._replace(handler=name, recalled_from="", refusal=refusal)
     if target.config is None and isinstance(config, str):
-        target = target._replace(config=config)
+        refusal = "" if files.is_there(config) else _miss_config(target, name, config)
+        target = target._replace(config=config, refusal=refusal)
     begun_in = str(last.get("directory", ""))
     return target._replace(handler=name, recalled_from=begun_in)
 
@@ -143,6 +145,17 @@ def _refuse_to_recall(target: Target, name: str, why: str, *, has_config: bool) 
     return (
         f"{_tell_recalled(target, name)}, which could be any code, because {why}: if it"
         f" is right, give {shlex.join(words)}"
+    )
+
+
+def _miss_config(target: Target, name: str, config: str) -> str:
+    """Return the sentence about an INI file of the last farm that is gone."""
+    words = ["-t", name]
+    if not is_built_in_handler(name):
+        words += ["--config", UNKNOWN_LIST]
+    return (
+        f"{_tell_recalled(target, name)} and the --config {shlex.quote(config)}, which"
+        f" is not there: move it back, or give {shlex.join(words)}"
     )
 
 
@@ -175,20 +188,32 @@ def find_handler_of(target: Target, environ: Mapping[str, str]) -> HandlerDefini
     except InputError as error:
         if target.recalled_from is None:
             raise
-        raise InputError(_explain_recalled(target, error)) from error
+        is_undefined = isinstance(error, UndefinedError)
+        if is_undefined and target.config is None and _began_elsewhere(target):
+            raise InputError(
+                f"{_tell_recalled(target, target.handler)}, which is not defined here:"
+                f" give --config FILE, or first: cd {shlex.quote(target.recalled_from)}"
+            ) from error
+        why = _explain_recalled(target, error, may_be_there=is_undefined)
+        raise InputError(why) from error
 
 
-def _explain_recalled(target: Target, error: InputError) -> str:
-    """Return why the handler of the last farm is not to be had, and what to do."""
-    there = target.recalled_from
-    read = _tell_recalled(target, target.handler)
-    is_here = there in ("", find_directory())
-    if is_here or isinstance(error, UntrustedFileError):
-        return f"{read}: {error}"
-    return (
-        f"{read}, which is not defined here: give --config FILE, or first:"
-        f" cd {shlex.quote(there or '')}"
-    )
+def _explain_recalled(
+    target: Target, error: InputError, *, may_be_there: bool = False
+) -> str:
+    """Return why the handler of the last farm is not to be had, and what to do.
+
+    `may_be_there`: what is missing may be in the directory where that farm began.
+    """
+    what = f"{_tell_recalled(target, target.handler)}: {error}"
+    if may_be_there and _began_elsewhere(target):
+        go = f"cd {shlex.quote(target.recalled_from or '')}"
+        what += f" (or go first to where that farm began: {go})"
+    return what
+
+
+def _began_elsewhere(target: Target) -> bool:
+    return target.recalled_from not in (None, "", find_directory())
 
 
 def _tell_recalled(target: Target, name: str) -> str:
@@ -225,10 +250,28 @@ def read_tasks(target: Target, environ: Mapping[str, str]) -> TaskList | None:
         return read_database_tasks(
             target.tasklist, lambda: find_existing_lock(target, environ)
         )
-    with _trusting(target):
-        return open_tasklist(
-            handler, target.tasklist, target.workdir, lambda: lambda: None
-        )
+    try:
+        with _trusting(target):
+            return open_tasklist(
+                handler, target.tasklist, target.workdir, lambda: lambda: None
+            )
+    except InputError as error:
+        cause = _find_import_error(error)
+        if target.recalled_from is None or cause is None:
+            raise
+        module = handler.python_class.partition(".")[0]
+        is_missing = getattr(cause, "name", None) == module
+        why = _explain_recalled(target, error, may_be_there=is_missing)
+        raise InputError(why) from error
+
+
+def _find_import_error(error: BaseException | None) -> BaseException | None:
+    """Return the error of an import that has led to another, None if none has."""
+    while error is not None:
+        if isinstance(error, ImportError | RefusedModuleError):
+            return error
+        error = error.__cause__
+    return None
 
 
 @contextmanager

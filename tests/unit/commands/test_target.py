@@ -196,6 +196,48 @@ def test_a_farm_file_names_no_handler_that_a_stranger_could_have_written(
         read_tasks(found, environ)
 
 
+def test_a_recalled_ini_file_that_is_wrong_is_told_from_anywhere(here, monkeypatch):
+    (here / "my list").write_text("3\n")
+    config = here / "own.txt"
+    leave_farm(here, handler="own", config=str(config))
+    environ = {"HOME": os.devnull}
+    (here / "other").mkdir()
+    monkeypatch.chdir(here / "other")
+    read_by = "the last farm in ../my list_workdir read its list by -t own"
+
+    def fault() -> str:
+        return look_at_tasks(find("../my list"), environ)[1]
+
+    assert fault() == (
+        f"{read_by} and the --config {config}, which is not there: move it back, or"
+        " give -t own --config FILE"
+    )
+    config.write_text("[own\n")
+    assert fault().startswith(f"{read_by}: can't read the file of --config: {config}")
+    assert "cd " not in fault()
+    go = f" (or go first to where that farm began: cd {here})"
+    config.write_text("[other]\nRunner = mpifarm.runners.BasicRunner\n")
+    assert fault().endswith(f"{config} has no section [own] with TaskList{go}")
+    config.write_text("[own]\nTaskList = own_in_recall.Own\n")
+    assert fault().startswith(
+        f"{read_by}: the tasklist handler 'own' in {config} can't"
+    )
+    assert fault().endswith(f"put its directory into PYTHONPATH{go}")
+    monkeypatch.chdir(here)
+    assert "PYTHONPATH" in look_at_tasks(find("my list"), environ)[1]
+    assert "cd " not in look_at_tasks(find("my list"), environ)[1]
+    # A wrong line is one of the list, wherever one stands.
+    config.write_text("[own]\nTaskList = mpifarm.tasklists.ListTaskList\n")
+    (here / "my list").write_text("#AFTER 7\n3\n")
+    assert look_at_tasks(find("my list"), environ)[1].startswith("line 1 of my list ")
+
+
+def test_a_built_in_handler_needs_no_ini_file_that_is_gone(here):
+    leave_farm(here, handler="greasy", config=f"{here}/gone")
+    fault = look_at_tasks(find("my list"), {"HOME": os.devnull})[1]
+    assert fault.endswith("is not there: move it back, or give -t greasy")
+
+
 MODULE = """\
 from pathlib import Path
 Path("ran").touch()
