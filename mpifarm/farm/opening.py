@@ -10,6 +10,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -25,6 +26,7 @@ from mpifarm.farm.growth import (
     leave_unended,
     read_beside_writer,
 )
+from mpifarm.farm.standard_input import is_kept, name_kept_list
 from mpifarm.model.packed_texts import PackedTexts
 from mpifarm.model.paths import STATUS_FILES, WorkdirPaths
 from mpifarm.model.settings import (
@@ -445,20 +447,30 @@ MAX_FARM_FILES: Final = 1000
 
 
 def refuse_other_handler(settings: Settings) -> None:
-    """Raise `InputError` where the last farm had a handler, and nobody names one now.
+    """Raise `InputError` where a farm read this list by a handler, and none is named.
 
     Its lines need not be commands, and by ``--remap`` they would run as such.
     """
-    paths = WorkdirPaths(os.path.abspath(settings.workdir))
-    if settings.names_handler:
+    if settings.names_handler or settings.again:
         return
-    name = find_last_farm_file(paths, MAX_FARM_FILES).get("handler", "default")
-    if name not in ("default", _own_handler_of(settings)):
-        option = shlex.join(["-t", str(name)])
-        raise InputError(
-            f"the last farm in {settings.workdir} read {settings.tasklist} by the"
-            f" handler {name}: add {option}, or -t default if each line is a command"
-        )
+    paths = WorkdirPaths(os.path.abspath(settings.workdir))
+    last = find_last_farm_file(paths, MAX_FARM_FILES)
+    name = last.get("handler", "default")
+    tasklist = name_kept_list(settings) if is_kept(settings) else settings.tasklist
+    if name in ("default", _own_handler_of(settings)) or _is_other(last, tasklist):
+        return
+    option = shlex.join(["-t", str(name)])
+    raise InputError(
+        f"the last farm in {settings.workdir} read {tasklist} by the handler {name}:"
+        f" add {option}, or -t default if each line is a command"
+    )
+
+
+def _is_other(last: Mapping[str, Any], tasklist: str) -> bool:
+    """Return whether a farm's list is there, and not this one."""
+    with suppress(OSError, TypeError, ValueError):
+        return not os.path.samefile(last["tasklist"], tasklist)
+    return False
 
 
 def check_not_begun(settings: Settings) -> None:

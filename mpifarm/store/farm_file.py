@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from mpifarm.errors import StorageError
@@ -75,7 +76,7 @@ def read_farm_files(paths: WorkdirPaths) -> Iterator[dict[str, Any]]:
 def find_last_farm_file(paths: WorkdirPaths, most: int | None = None) -> dict[str, Any]:
     """Return the state of the farm that wrote last, {} if none has left one.
 
-    {} also if there are more than `most` files in the directory.
+    Of more than `most` files in the directory, only so many are looked at.
     """
     return find_last_with_path(paths, most)[1]
 
@@ -102,12 +103,11 @@ def _read_with_paths(
 def list_farm_files(paths: WorkdirPaths, most: int | None = None) -> list[str]:
     """Return the farms that have left a state, first the one that wrote last.
 
-    Return none if there are more than `most` files, whose times would all be asked for.
+    Of more than `most` files in the directory, only so many are asked for their times.
     """
     found = []
-    with suppress(OSError), os.scandir(paths.farms) as scanned:
-        entries = [*scanned]
-        for entry in entries if most is None or len(entries) <= most else ():
+    with suppress(OSError), os.scandir(paths.farms) as entries:
+        for entry in islice(entries, most):
             farm, dot, rest = entry.name.partition(".")
             if dot and rest == "json" and is_farm_id(farm):
                 with suppress(OSError):

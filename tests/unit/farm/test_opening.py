@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -282,16 +283,10 @@ def test_standard_input_as_it_was_kept_is_the_list_of_its_own_workdir_alone(
     assert refused == [path]
 
 
-def test_the_files_of_a_job_array_of_thousands_are_not_looked_at(tmp_path, monkeypatch):
-    (tmp_path / "farms").mkdir()
-    for number in range(3):
-        state = json.dumps({"format": 1, "handler": "mine"})
-        (tmp_path / "farms" / f"{number:016x}.json").write_text(state)
-    settings = Settings("list", str(tmp_path))
-    with pytest.raises(InputError, match="add -t mine"):
-        opening.refuse_other_handler(settings)
-    monkeypatch.setattr(opening, "MAX_FARM_FILES", 2)
-    opening.refuse_other_handler(settings)
+def write_farm_file(workdir: Path, **state: object) -> None:
+    (workdir / "farms").mkdir(parents=True)
+    content = json.dumps({"format": 1, "tasklist": "gone", **state})
+    (workdir / "farms" / "0123456789abcdef.json").write_text(content)
 
 
 @pytest.mark.parametrize(
@@ -299,26 +294,48 @@ def test_the_files_of_a_job_array_of_thousands_are_not_looked_at(tmp_path, monke
     [
         ("disbatch", [], True),
         ("disbatch", ["--remap"], True),
+        ("disbatch", ["--again"], False),
         ("disbatch", ["-t", "disbatch"], False),
         ("disbatch", ["-t", "default"], False),
         ("disbatch", ["list.db"], True),
         ("sqlite", ["list.db"], False),
         ("default", [], False),
-        (None, [], False),
     ],
 )
 def test_a_list_that_a_handler_has_read_is_not_run_as_it_stands_by_mistake(
     tmp_path, before, now, is_refused
 ):
-    if before is not None:
-        (tmp_path / "w" / "farms").mkdir(parents=True)
-        state = json.dumps({"format": 1, "handler": before})
-        (tmp_path / "w" / "farms" / "0123456789abcdef.json").write_text(state)
+    write_farm_file(tmp_path / "w", handler=before)
     argv = ["--workdir", f"{tmp_path}/w", *now]
     argv += [] if "list.db" in now else ["tasks"]
     remedy = "add -t disbatch, or -t default if each line is a command"
     with pytest.raises(InputError, match=remedy) if is_refused else nullcontext():
         opening.refuse_other_handler(parse_arguments(argv, {}))
+
+
+def test_the_handler_of_another_list_or_of_no_farm_does_not_count(tmp_path):
+    settings = Settings(f"{tmp_path}/mine", f"{tmp_path}/w")
+    opening.refuse_other_handler(settings)
+    for name in ("mine", "other"):
+        (tmp_path / name).touch()
+    write_farm_file(tmp_path / "w", handler="x", tasklist=f"{tmp_path}/other")
+    opening.refuse_other_handler(settings)
+    (tmp_path / "other").unlink()
+    with pytest.raises(InputError, match=f"read {tmp_path}/mine by the handler x: add"):
+        opening.refuse_other_handler(settings)
+
+
+def test_of_the_files_of_a_job_array_of_thousands_some_are_looked_at(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(opening, "MAX_FARM_FILES", 2)
+    write_farm_file(tmp_path, handler="x")
+    for number in range(3):
+        name = f"{number:016x}.json"
+        shutil.copy(tmp_path / "farms" / "0123456789abcdef.json", tmp_path / name)
+        (tmp_path / name).rename(tmp_path / "farms" / name)
+    with pytest.raises(InputError, match="add -t x"):
+        opening.refuse_other_handler(Settings("list", str(tmp_path)))
 
 
 def test_a_handler_with_its_own_state_can_not_be_remapped():
