@@ -23,7 +23,7 @@ from mpifarm.model.settings import STDIN_LIST, is_passing
 from mpifarm.model.wording import agree
 from mpifarm.store.farm_file import list_farm_files
 from mpifarm.store.farm_report import FarmReport, find_report
-from mpifarm.store.nowhere import NO_PLAIN_FARMER
+from mpifarm.store.nowhere import describe_wait
 from mpifarm.store.target import UNKNOWN_LIST, Target, farm_words_of
 from mpifarm.submit.shell import find_submit_command
 from mpifarm.system import files
@@ -52,10 +52,10 @@ def find_wait(target: Target) -> str:
     """Return `name_wait` of the farmers in the workdir of a target."""
     contents = examine(os.path.abspath(target.workdir), observer(), locked=False)
     live = sum(claim.may_live for claim in contents.claims)
-    return name_wait(live, has_lost=bool(find_nowhere_of(contents)))
+    return name_wait(target, live, has_lost=bool(find_nowhere_of(contents)))
 
 
-def name_wait(live: int, *, has_lost: bool) -> str:
+def name_wait(target: Target, live: int, *, has_lost: bool) -> str:
     """Return what is to be waited for in front of a ``--remap``; "" for nothing.
 
     It is refused while farms `live`, or may, and while tasks are in no file
@@ -66,7 +66,7 @@ def name_wait(live: int, *, has_lost: bool) -> str:
         ends.append(agree(live, "the farm at work has", "the farms at work have"))
         ends[0] += " ended"
     if has_lost:
-        ends.append(NO_PLAIN_FARMER)
+        ends.append(describe_wait(WorkdirPaths(target.workdir)))
     return f"once {' and '.join(ends)}, " if ends else ""
 
 

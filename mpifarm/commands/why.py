@@ -192,7 +192,7 @@ def _explain_line(view: View, group: Group) -> str:
     """Return how a task goes on whose command is wrong as it stands in the list."""
     lines = agree(len(group.tasks), "the line is", "the lines are")
     them = agree(len(group.tasks), "it", "them")
-    wait = name_wait(len(view.live_farms), has_lost=view.has_lost)
+    wait = name_wait(view.target, len(view.live_farms), has_lost=view.has_lost)
     return (
         f"or, if {lines} wrong, {wait}correct {them} in {view.target.tasklist} and run:"
         f" {find_remap_command(view.target)}"
@@ -202,7 +202,7 @@ def _explain_line(view: View, group: Group) -> str:
 def _explain_edit(view: View) -> str:
     """Return what is left to do about failed tasks of a list that was edited."""
     ids = view.find_failed_before_edit()
-    wait = name_wait(len(view.live_farms), has_lost=view.has_lost)
+    wait = name_wait(view.target, len(view.live_farms), has_lost=view.has_lost)
     remap = f"{wait}{find_remap_command(view.target)}"
     if not ids:
         return f"{remap} takes up the list as it is now; then tasks can be retried"

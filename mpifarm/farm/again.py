@@ -106,6 +106,18 @@ def check_launch(
         )
 
 
+def refuse_at_work(settings: Settings, environ: Mapping[str, str], total: int) -> None:
+    """Raise `InputError` for what may be at work in a workdir, as `begin_again` does.
+
+    It reads, without the lock, for a list that is not to begin now.  Raises
+    `StorageError`.
+    """
+    paths = WorkdirPaths(os.path.realpath(settings.workdir))
+    *before, _ = _read_starter(paths)
+    if not _find_known(_find_starter(environ), before, environ):
+        refuse_farmers(paths, this_machine(), total, locked=False)
+
+
 def begin_again(
     settings: Settings,
     environ: Mapping[str, str],

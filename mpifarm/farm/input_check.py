@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpifarm.batch.launcher import command_environment
 from mpifarm.errors import InputError
-from mpifarm.farm.again import check_again, refuse_place
+from mpifarm.farm.again import check_again, refuse_at_work, refuse_place
 from mpifarm.farm.directory import check_directory
 from mpifarm.farm.expected import choose_order_of, read_durations_of
 from mpifarm.farm.find_hooks import check_hooks, find_own_hooks
@@ -95,6 +95,7 @@ def check_input(
     check_again(settings, tasks, of_database=of_database)
     if settings.again:
         refuse_place(settings)
+        refuse_at_work(settings, environ, len(tasks))
     check_follow(settings, tasks)
     if len(tasks) == 0 and settings.follow is None:
         raise NoTasksError(f"{settings.tasklist} has no tasks: there is nothing to do")

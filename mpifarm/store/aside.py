@@ -33,7 +33,7 @@ from mpifarm.model.paths import (
     parse_aside,
 )
 from mpifarm.model.wording import agree
-from mpifarm.store.claims import OtherClaims, grasped
+from mpifarm.store.claims import OtherClaim, OtherClaims, assess_untaken, grasped
 from mpifarm.store.farm_liveness import FarmLiveness, Machine
 from mpifarm.store.nowhere import read_nowhere
 from mpifarm.system import files
@@ -86,19 +86,20 @@ def has_begun(paths: WorkdirPaths) -> bool:
     return bool(outputs) or any(map(files.find_names, places))
 
 
-def refuse_farmers(paths: WorkdirPaths, machine: Machine, total: int) -> None:
+def refuse_farmers(
+    paths: WorkdirPaths, machine: Machine, total: int, *, locked: bool = True
+) -> None:
     """Raise `InputError` if a farm may be at work, or a plain farmer may have tasks.
 
-    `total` is the number of tasks in the list, as far as it is known.  Raises
-    `StorageError`.
+    `total` is the number of tasks in the list, as far as it is known.  `locked`: the
+    main lock is held; without it, no lock of a claim is tried.  Raises `StorageError`.
     """
     others = OtherClaims(paths, farm="")
     others.poll()
     claimed: set[int] = set()
     for claim in others.claims.values():
         claimed.update(claim.journal.held)
-        with grasped(claim, machine) as grasp:
-            liveness = grasp.liveness
+        liveness = (_grasp if locked else assess_untaken)(claim, machine)
         if liveness.may_live:
             is_sure = liveness is not FarmLiveness.UNCERTAIN
             may = "is" if is_sure else "may still be"
@@ -108,6 +109,11 @@ def refuse_farmers(paths: WorkdirPaths, machine: Machine, total: int) -> None:
             )
     if not files.is_there(paths.remap):  # else no plain farmer was at work
         _refuse_lost(paths, claimed, total)
+
+
+def _grasp(claim: OtherClaim, machine: Machine) -> FarmLiveness:
+    with grasped(claim, machine) as grasp:
+        return grasp.liveness
 
 
 def _refuse_lost(paths: WorkdirPaths, claimed: set[int], total: int) -> None:

@@ -24,7 +24,7 @@ from mpifarm.store.claims import (
     share_a_lock,
 )
 from mpifarm.store.farm_liveness import FarmLiveness, Machine
-from mpifarm.store.nowhere import NO_PLAIN_FARMER, read_nowhere
+from mpifarm.store.nowhere import describe_wait, read_nowhere
 from mpifarm.store.validate import REMEDY, EditedListError
 from mpifarm.system import files
 
@@ -49,7 +49,7 @@ def put_off(
     ends = [f"the farm {each.describe()} has ended" for each in live[:1]]
     claimed = {taskid for each in claims for taskid in each.journal.held}
     if read_nowhere(paths, claimed):
-        ends.append(NO_PLAIN_FARMER)
+        ends.append(describe_wait(paths))
     wait = f"once {' and '.join(ends)}, " if ends else ""
     return EditedListError(error.what, f"{wait}{error.remedy}")
 

@@ -4,6 +4,7 @@ Rules of this file: a line counts by its id alone, for the list may have been ed
 """
 
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
@@ -16,8 +17,14 @@ MAX_ID: Final = 10**8
 
 _LEADING_ID: Final = rb"(?m)^(?:0|[1-9][0-9]{0,17})(?= )"
 
-NO_PLAIN_FARMER: Final = "no PyTaskFarmer works there"
-"""What is to be waited for while tasks are in no file."""
+
+def describe_wait(paths: WorkdirPaths) -> str:
+    """Return what is to be waited for while tasks are in no file.
+
+    A task that nobody has any more never comes back: without ``toprocess`` it runs.
+    """
+    remove = shlex.join(["rm", paths.toprocess])
+    return f"no PyTaskFarmer works there (if none does, first {remove})"
 
 
 def read_nowhere(

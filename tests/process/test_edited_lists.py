@@ -7,6 +7,7 @@ is known without asking a farmer.
 import re
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -306,7 +307,9 @@ def test_while_a_plain_farmer_works_its_end_is_named_before_a_remap(
     wait_until(lambda: place.finished() == [0] and place.to_process() == [2])
     tasklist = str(place.tasklist)
     place.tasklist.write_text("true\nsleep 60\nmkdir none\n")
-    wait, farm = "once no PyTaskFarmer works there, ", f"mpifarm --remap {tasklist}"
+    none = f"(if none does, first rm {place.workdir}/toprocess)"
+    wait = f"once no PyTaskFarmer works there {none}, "
+    farm = f"mpifarm --remap {tasklist}"
     for command, before in [
         ("retry", "needs no retry: "),
         ("check", "by the text of each line: "),
@@ -321,6 +324,31 @@ def test_while_a_plain_farmer_works_its_end_is_named_before_a_remap(
     assert (refused, "taken by a PyTaskFarmer (at work" in said) == (2, True)
     farmer.send_signal(signal.SIGKILL)
     farmer.wait()
+
+
+def test_a_lost_task_of_an_edited_list_runs_by_the_commands_that_are_named(
+    create_place, mpifarm
+):
+    """No PyTaskFarmer is to be waited for: a line was taken out by hand."""
+    place = create_place(["true", "true two", "false"])
+    assert place.run() == 1
+    (place.workdir / "finished").write_text("0 true\n")
+    place.tasklist.write_text("true\ntrue two\ntrue three\n")
+    tasklist = str(place.tasklist)
+    said = mpifarm(place, "status", tasklist)[1]
+    found = re.search(r"works there \(if none does, first rm (.*?)\), to run", said)
+    assert found is not None, said
+    for words in ["--remap", tasklist], ["--dry-run", "--remap", tasklist]:
+        refused, said = mpifarm(place, *words)
+        assert (refused, "are in no file of" in said) == (2, True), said
+    for words in ["--again", tasklist], ["--dry-run", "--again", tasklist]:
+        refused, said = mpifarm(place, *words)
+        assert (refused, "task 1 is in no file there" in said) == (2, True), said
+    Path(found[1]).unlink()
+    assert "PyTaskFarmer" not in mpifarm(place, "status", tasklist)[1]
+    assert mpifarm(place, "--dry-run", "--again", tasklist)[0] == 0
+    assert place.run_words("--remap", tasklist) == 0
+    assert place.finished() == [0, 1, 2]
 
 
 def test_what_was_only_moved_can_be_retried_after_a_remap(create_place, mpifarm):

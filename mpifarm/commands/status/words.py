@@ -230,7 +230,7 @@ def _name_remap(status: Status) -> str:
     command = name_remap_command(target, report, status.directory, kinds)
     if status.view.remap_begun:
         return f"to go on: {command}"
-    wait = name_wait(len(status.live), has_lost=status.view.has_lost)
+    wait = name_wait(target, len(status.live), has_lost=status.view.has_lost)
     return (
         f"{wait}to run what is new or was changed: {command} (or"
         " all afresh, with --again in place of --remap)"

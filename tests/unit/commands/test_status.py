@@ -424,10 +424,14 @@ def test_of_an_edited_list_it_says_that_and_not_that_tasks_are_lost(site, run):
     )
     assert f"no farm runs; {way_on}" in text
     site.write("finished", [0, 1])
-    wait = "once no PyTaskFarmer works there, "
+    none = (
+        "no PyTaskFarmer works there (if none does, first rm tasks.txt_workdir/toproce"
+        "ss), "
+    )
+    wait = f"once {none}"
     assert f"no farm runs; {wait}{way_on}" in run("tasks.txt")[1]
     write_claim(WorkdirPaths(str(site.root)), FARM, [])
-    wait = "once the farm at work has ended and no PyTaskFarmer works there, "
+    wait = f"once the farm at work has ended and {none}"
     assert f"\n{wait}{way_on}" in run("tasks.txt")[1]
 
 

@@ -507,8 +507,9 @@ def test_where_a_line_itself_may_be_wrong_it_is_to_be_corrected(
     site.write("toprocess", [])
     site.write("finished", [0, 1])
     assert run(why, "tasks.txt")[0].splitlines()[-1] == (
-        "  or, if the line is wrong, once no PyTaskFarmer works there, correct it in"
-        " tasks.txt and run: mpifarm --remap tasks.txt"
+        "  or, if the line is wrong, once no PyTaskFarmer works there (if none does,"
+        " first rm tasks.txt_workdir/toprocess), correct it in tasks.txt and run:"
+        " mpifarm --remap tasks.txt"
     )
     (tmp_path / "tasks.txt").rename(site.root / "stdin.txt")
     assert run(why, "tasks.txt_workdir")[0].splitlines()[-1] == retry
