@@ -661,7 +661,9 @@ def find_untrusted(search_path: SearchPath) -> Iterator[str]:
 
 
 def _warn_of_use(path: str, found: "Stranger") -> str:
-    remedy = found.find_remedy("use a copy of it that is yours")
+    remedy = found.find_remedy(
+        "use a copy of it that is yours, in a directory of yours"
+    )
     return f"WARNING: {path} says what runs as you, and {found.why}: {remedy}"
 
 
@@ -693,8 +695,8 @@ def _refuse_stranger(kind: _PluginKind, name: str, path: str, named: str) -> Non
         raise InputError(f"can't read {path}: {error.strerror}; try again") from error
     if found is not None:
         remedy = _find_remedy(path, found)
-        if kind is _HOOK and not found.is_open:
-            remedy = f"copy [{name}] to a file that is yours"
+        if kind is _HOOK and not found.is_mendable:
+            remedy = f"copy [{name}] to a file that is yours, in a directory of yours"
         raise UntrustedFileError(
             f"the {kind.title} {name!r} of {named} is not used: {found.why}, and it"
             f" would run as you: {remedy}"
