@@ -179,7 +179,7 @@ def warn_of_unused(
     """
     yield from find_unused(settings, runner, environ)
     search_path = find_search_path_of(settings, environ)
-    yield from find_untrusted(search_path)
+    yield from find_untrusted(search_path, settings.runner, settings.handler)
     names = settings.runner, settings.handler, settings.hooks.names
     yield from find_idle_sections(search_path, *names)
 

@@ -10,7 +10,8 @@ PyTaskFarmer 0.1.0), with these differences:
 - Without INI files, configparser is not imported: each start would wait for it.
 - A definition in a file that a stranger could have written is an error, too: its class
   would run as this user.  Only a warning tells of one in PyTaskFarmer's directories,
-  which keep its behaviour, or in a file that the user has typed, unless it is a hook.
+  which keep its behaviour, in a file that the user has typed, or in one that only the
+  owner of a directory above it could have replaced, unless it is a hook.
 """
 
 import os
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mpifarm.errors import InputError, StorageError
 from mpifarm.immutable import immutable
 from mpifarm.model.settings import HandlerDefinition, RunnerDefinition, Settings
+from mpifarm.model.wording import counted
 from mpifarm.plugins.site_files import find_site_places
 from mpifarm.system.patience import is_of_the_disk
 from mpifarm.system.processes import find_directory
@@ -576,7 +578,8 @@ def _find_hollow_sections(search_path: SearchPath) -> Iterator[str]:
     for path, parser in _Search(_RUNNER, search_path).own_parsers().items():
         if _is_of_options(path, search_path):
             continue  # whoever reads its options tells of its sections
-        if path != search_path.typed_config and _find_stranger(path):
+        found = None if path == search_path.typed_config else _find_stranger(path)
+        if found and not found.is_above:
             continue  # it is left out
         for name in parser.sections():
             if name == OPTIONS_SECTION:
@@ -641,30 +644,93 @@ class UntrustedFileError(InputError):
     """A definition in a file that a stranger could have written."""
 
 
-def find_untrusted(search_path: SearchPath) -> Iterator[str]:
-    """Yield a warning for each INI file that a stranger could have written.
+def find_untrusted(
+    search_path: SearchPath, runner: str = _BUILT_IN, handler: str = _BUILT_IN
+) -> Iterator[str]:
+    """Yield a warning of the INI files that strangers could have written, by the cause.
 
     Those of the current directory may be for any program: one is told when it is used.
-    Raises StorageError if the disk fails.
+    So is one that only the owner of a directory above it could have replaced.  `runner`
+    and `handler` are the names in use.  Raises StorageError if the disk fails.
     """
-    search = _Search(_RUNNER, search_path)
+    search, causes = _Search(_RUNNER, search_path), dict[str, _Cause]()
     for path in search.trusted_paths():
-        if found := _find_stranger(path):
-            yield _warn_of_use(path, found)
+        if (found := _find_stranger(path)) and not found.is_above:
+            _Cause.find(causes, found).used.append(path)
     for path in search.judged_paths():
         # Whoever reads a file's options tells that it is left out.
-        if not _is_of_options(path, search_path) and (found := _find_stranger(path)):
-            yield (
-                f"WARNING: the sections of {path} are left out: {found.why}, and they"
-                f" would say what runs as you: {_find_remedy(path, found)}"
+        found = None if _is_of_options(path, search_path) else _find_stranger(path)
+        if found and not found.is_above:
+            _Cause.find(causes, found).left_out.append(path)
+    for path in _find_used(search_path, ((_RUNNER, runner), (_HANDLER, handler))):
+        if (found := _find_stranger(path)) and found.is_above:
+            _Cause.find(causes, found).used.append(path)
+    for cause in causes.values():
+        yield cause.describe()
+
+
+def _find_used(
+    search_path: SearchPath, names: Iterable[tuple[_PluginKind, str]]
+) -> list[str]:
+    """Return the INI files of the names in use; raises StorageError."""
+    paths: dict[str, None] = {}
+    for kind, name in names:
+        try:
+            if section := _find(kind, name, search_path):
+                paths[section.path] = None
+        except InputError:  # told by whoever uses that name
+            continue
+    return [*paths]
+
+
+@dataclass
+class _Cause:
+    """What lets strangers write INI files, and which files."""
+
+    found: "Stranger"
+    used: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    @classmethod
+    def find(cls, causes: "dict[str, _Cause]", found: "Stranger") -> "_Cause":
+        """Return the cause at the path of `found`; add it to `causes` if it is new."""
+        return causes.setdefault(found.path, cls(found))
+
+    def describe(self) -> str:
+        """Return the warning: the files, why, and what to do."""
+        why, used, left_out = self.found.why, self.used, self.left_out
+        does = f"{_name_files(used)} {'say' if used[1:] else 'says'} what runs as you"
+        if not used:
+            told = f"the sections of {_name_files(left_out)} are left out: {why}, and"
+            told += " they would say what runs as you"
+        elif left_out:
+            told = f"{does}, the sections of {_name_files(left_out)} are left out, and"
+            told += f" {why}"
+        else:
+            told = f"{does}, and {why}"
+        return f"WARNING: {told}: {self._find_remedy()}"
+
+    def _find_remedy(self) -> str:
+        one = len(self.used) + len(self.left_out) == 1
+        if self.found.is_above:
+            return (
+                f"move {'it' if one else 'them'} out of {self.found.path} unless you"
+                " trust the owner of that directory"
             )
+        if not one:
+            copies = "use copies of them that are yours, in a directory of yours"
+            return self.found.find_remedy(copies)
+        if self.left_out:
+            return _find_remedy(self.left_out[0], self.found)
+        copy = "use a copy of it that is yours, in a directory of yours"
+        return self.found.find_remedy(copy)
 
 
-def _warn_of_use(path: str, found: "Stranger") -> str:
-    remedy = found.find_remedy(
-        "use a copy of it that is yours, in a directory of yours"
-    )
-    return f"WARNING: {path} says what runs as you, and {found.why}: {remedy}"
+def _name_files(paths: Sequence[str]) -> str:
+    """Return the name of the first file, and how many others there are."""
+    if not paths[1:]:
+        return "".join(paths)
+    return f"{paths[0]} and {counted(len(paths) - 1, 'other file')}"
 
 
 def _find_stranger(path: str) -> "Stranger | None":
@@ -693,7 +759,7 @@ def _refuse_stranger(kind: _PluginKind, name: str, path: str, named: str) -> Non
     except OSError as error:  # it was there a moment ago
         _raise_if_disk_failed(path, error)
         raise InputError(f"can't read {path}: {error.strerror}; try again") from error
-    if found is not None:
+    if found is not None and (kind is _HOOK or not found.is_above):
         remedy = _find_remedy(path, found)
         if kind is _HOOK and not found.is_mendable:
             remedy = f"copy [{name}] to a file that is yours, in a directory of yours"

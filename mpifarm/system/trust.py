@@ -36,6 +36,11 @@ class Stranger(NamedTuple):
     why: str
     is_mendable: bool
     """Whether all that is wrong is the mode of `path`, and this user may change it."""
+    is_above: bool = False
+    """Whether only the owner of a directory above the file could have replaced it.
+
+    The file itself is right, and so is each link.
+    """
 
     def find_remedy(self, otherwise: str) -> str:
         """Return the command that mends `path`, `otherwise` if this user can't."""
@@ -56,13 +61,17 @@ def judge_file(path: str) -> Stranger | None:
 
     The file, and each directory and link on the way to it, has to belong to this user,
     root or the owner of mpifarm, and must not be writable for everyone; a directory
-    with the sticky bit may be.  Raises OSError if the file is missing.
+    with the sticky bit may be.  What more people could have written is told before a
+    directory of another user.  Raises OSError if the file is missing.
     """
     os.stat(path)
+    above = None
     for each in reversed([*_walk(path)]):
-        if found := _find_fault(each, _find_status(each)):
+        found = _find_fault(each, _find_status(each))
+        if found and not found.is_above:
             return found
-    return None
+        above = above or found
+    return above
 
 
 def _walk(path: str) -> Iterator[str]:
@@ -104,7 +113,7 @@ def _find_fault(path: str, status: os.stat_result) -> Stranger | None:
         return Stranger(path, f"everyone may write {path}", may_mend)
     if not is_ours:
         why = f"{path} belongs to {_name_of(status.st_uid)}, not to you or root"
-        return Stranger(path, why, is_mendable=False)
+        return Stranger(path, why, is_mendable=False, is_above=is_directory)
     return None
 
 

@@ -302,7 +302,7 @@ def test_options_and_sections_that_change_nothing_are_told(monkeypatch):
     assert warnings == ["warning 1", "warning 2", "warning 3"]
     assert asked == [
         (farm.context.settings, runner, {"A": "b"}),
-        ((settings, environ),),
+        ((settings, environ), "mine", "its"),
         ((settings, environ), "mine", "its", ()),
     ]
 

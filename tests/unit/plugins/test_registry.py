@@ -752,6 +752,104 @@ def test_a_file_that_everyone_could_have_written_is_left_out_with_a_warning(
     assert [*find_idle_sections(places, "default", "default")] == []
 
 
+@pytest.fixture
+def of_stranger(monkeypatch):
+    """Let paths belong to another user."""
+    find_status, theirs = trust._find_status, set[str]()
+
+    def find_changed_status(path: str) -> Any:
+        status = find_status(path)
+        uid = 4_000_000 if path in theirs else status.st_uid
+        return SimpleNamespace(st_uid=uid, st_mode=status.st_mode)
+
+    monkeypatch.setattr(trust, "_find_status", find_changed_status)
+    return theirs.add
+
+
+DEFINED = "[x]\nTaskList = a.B\nRunner = a.C\n[watch]\nHook = a.D\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [(OWN, "runner"), (CONFIG, "runner"), (HERE, "handler"), (PROJECT, "handler")],
+)
+def test_ones_own_file_below_a_directory_of_another_user_is_used_with_a_warning(
+    places, write, of_stranger, tmp_path, place, key
+):
+    path = write(place, DEFINED)
+    if place == CONFIG:  # as a default, which nobody has typed
+        places = replace(places, config=path)
+    of_stranger(str(tmp_path))
+    find: Any = {"runner": find_runner, "handler": find_handler}[key]
+    assert find("x", places).source == path
+    (told,) = find_untrusted(places, **{key: "x"})
+    assert told == (
+        f"WARNING: {path} says what runs as you, and {tmp_path} belongs to user"
+        f" 4000000, not to you or root: move it out of {tmp_path} unless you trust the"
+        " owner of that directory"
+    )
+    assert [*find_untrusted(places)] == []
+    of_stranger(path)
+    with pytest.raises(InputError, match=f"{path} belongs to user 4000000"):
+        find("x", places)
+
+
+def test_a_hook_in_ones_own_file_below_a_directory_of_another_user_is_refused(
+    places, write, of_stranger, tmp_path
+):
+    write(OWN, DEFINED)
+    of_stranger(str(tmp_path))
+    with pytest.raises(InputError, match=f"{tmp_path} belongs to user 4000000"):
+        find_hook("watch", places)
+
+
+def test_a_hollow_section_in_a_file_that_is_used_is_told(
+    places, write, of_stranger, tmp_path
+):
+    path = write(OWN, "[hollow]\nk = 1\n")
+    of_stranger(str(tmp_path))
+    (told,) = find_idle_sections(places, "default", "default")
+    assert f"section [hollow] of {path} defines nothing" in told
+
+
+def test_a_cause_is_told_once_with_the_first_of_its_files(places, write, tmp_path):
+    used = [write(f"home/.pytaskfarmer/runners.d/{n}.ini", "") for n in "cba"]
+    left_out = [write(f"home/.config/mpifarm/{n}.ini", "") for n in "ba"]
+    home = tmp_path / "home"
+    home.chmod(0o777)
+    says = f"WARNING: {used[0]} and 2 other files say what runs as you"
+    why = f"everyone may write {home}"
+    (told,) = find_untrusted(places)
+    assert told == (
+        f"{says}, the sections of {left_out[0]} and 1 other file are left out, and"
+        f" {why}: chmod go-w {home}"
+    )
+    for path in left_out:
+        os.remove(path)
+    assert [*find_untrusted(places)] == [f"{says}, and {why}: chmod go-w {home}"]
+
+
+def test_many_files_below_a_directory_that_the_user_cant_mend_are_to_be_copied(
+    places, write, monkeypatch, tmp_path
+):
+    left_out = [write(f"home/.config/mpifarm/{n}.ini", "") for n in "ba"]
+    home = tmp_path / "home"
+    home.chmod(0o777)
+    find_status, user = trust._find_status, os.geteuid() + 1
+
+    def find_status_of_root(path: str) -> Any:
+        return SimpleNamespace(st_uid=0, st_mode=find_status(path).st_mode)
+
+    monkeypatch.setattr(trust, "_find_status", find_status_of_root)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    (told,) = find_untrusted(places)
+    assert told == (
+        f"WARNING: the sections of {left_out[0]} and 1 other file are left out:"
+        f" everyone may write {home}, and they would say what runs as you: use copies"
+        " of them that are yours, in a directory of yours"
+    )
+
+
 def test_a_link_to_nothing_is_no_strangers_file(places, tmp_path, write):
     link = tmp_path / PLAIN_RUNNERS
     link.parent.mkdir(parents=True)

@@ -69,7 +69,7 @@ def test_root_without_an_id_in_a_container_may_own_directories_and_links(
     disk.put(file, ME)
     disk.put(file.parent, OVERFLOW)
     disk.put(link, OVERFLOW, LINK)
-    told = f"{file.parent} belongs to "
+    told = f"{link} belongs to "
     assert find_stranger(str(link)).startswith(told)  # outside a container
     set_uids(monkeypatch, tmp_path, lines)
     assert find_stranger(str(link)) == ""
@@ -96,6 +96,31 @@ def test_the_owner_of_mpifarm_is_trusted_as_root_is(disk, file, monkeypatch):
     assert find_stranger(str(file)) == ""
     disk.put(file, STRANGER)
     assert f"{file} belongs to user {STRANGER}" in find_stranger(str(file))
+
+
+def test_what_everyone_could_have_written_is_told_before_a_directory_of_another_user(
+    disk, file
+):
+    disk.put(file, ME)
+    disk.put(file.parent, STRANGER)
+    found = judge_file(str(file))
+    why = f"{file.parent} belongs to user {STRANGER}, not to you or root"
+    assert found == Stranger(str(file.parent), why, False, is_above=True)
+    above = file.parent.parent
+    disk.put(above, 0, stat.S_IFDIR | 0o777)
+    assert judge_file(str(file)) == Stranger(
+        str(above), f"everyone may write {above}", is_mendable=False
+    )
+
+
+@pytest.mark.parametrize("mode", [FILE, LINK, stat.S_IFDIR | 0o777])
+def test_a_file_or_link_of_another_user_or_an_open_directory_is_not_only_above(
+    disk, file, mode
+):
+    disk.put(file.parent if stat.S_ISDIR(mode) else file, STRANGER, mode)
+    found = judge_file(str(file))
+    assert found is not None
+    assert not found.is_above
 
 
 def test_an_owner_of_mpifarm_whose_id_is_not_shown_is_not_trusted(
