@@ -108,7 +108,8 @@ def _find_fault(path: str, status: os.stat_result) -> Stranger | None:
     is_link = stat.S_ISLNK(status.st_mode)  # whose mode says nothing
     is_ours = _is_trusted(status.st_uid, is_file=not (is_directory or is_link))
     is_sticky = is_directory and status.st_mode & stat.S_ISVTX
-    if status.st_mode & stat.S_IWOTH and not (is_sticky or is_link):
+    is_open = status.st_mode & stat.S_IWOTH and not (is_sticky or is_link)
+    if is_open and (is_ours or is_directory):  # of a file, its owner says more
         may_mend = is_ours and os.geteuid() in (0, status.st_uid)
         return Stranger(path, f"everyone may write {path}", may_mend)
     if not is_ours:

@@ -123,6 +123,13 @@ def test_a_file_or_link_of_another_user_or_an_open_directory_is_not_only_above(
     assert not found.is_above
 
 
+def test_of_a_file_of_another_user_that_everyone_may_write_the_owner_is_told(
+    disk, file
+):
+    disk.put(file, STRANGER, stat.S_IFREG | 0o666)
+    assert find_stranger(str(file)).startswith(f"{file} belongs to user {STRANGER}")
+
+
 def test_an_owner_of_mpifarm_whose_id_is_not_shown_is_not_trusted(
     disk, file, tmp_path, monkeypatch
 ):
