@@ -245,6 +245,8 @@ def test_a_plain_farmer_starts_nothing_of_what_a_farm_has_left_behind_its_first_
     place = create_stages(create_place, 2, 4, waits=(2, 3), kind=kind)
     farm = place.start("-n", "2", *kind.options)
     place.await_notes("starts", 4)
+    # What has ended just before the signal may be of the signal, and runs again.
+    wait_until(lambda: place.finished() == [0, 1])
     farm.send_signal(signal.SIGTERM)
     assert farm.wait() == 75
     assert place.ids("waiting") == [2, 3, 4, 5]
