@@ -26,6 +26,7 @@ SMALL = {
     "tests.bench.ledger --page": "--seconds 0.5 --only '`true`, 1' frames",
     "tests.bench.report": "",
     "tests.bench.startup": "",
+    "tests.bench.list_kinds": "--tasks 200 --lines 200 --rounds 1",
     "tests.bench.looking": "--tasks 100 --rounds 1 --only ls why",
     "tests.fault.crowd": "--runs 0",
     "tests.fault.database_crowd": "--runs 0",
