@@ -165,6 +165,7 @@ class Conclusion:
         now = time.monotonic()
         keeps_own_state = isinstance(leader.store, CustomStore)
         place = name_workdir(settings)
+        no_limit = _find_kinds_left(leader.store)
         return Summary(
             farm=coordinator.definition.farm,
             tasklist=settings.tasklist,
@@ -179,8 +180,8 @@ class Conclusion:
             status=self.status,
             reason=coordinator.reason,
             stopped_because=coordinator.stopped_because,
-            way_on=_find_way_on(leader, settings),
-            no_limit=_find_kinds_left(leader.store),
+            way_on=_find_way_on(leader, settings, no_limit),
+            no_limit=no_limit,
             began_again=settings.again,
             wrong_line=self._wrong_line,
             all_held=_are_all_held(leader.store, self._counts),
@@ -213,9 +214,12 @@ def _are_all_held(store: Store, counts: ListCounts) -> bool:
     return held.count_left(counts.total, store.has_record_of) >= counts.toprocess
 
 
-def _find_way_on(leader: Leader, settings: Settings) -> str:
-    """Return how to go on where the same command would stop again; "" otherwise."""
-    options = name_limits(_find_kinds_left(leader.store)[:MAX_NAMED])
+def _find_way_on(leader: Leader, settings: Settings, no_limit: Sequence[str]) -> str:
+    """Return how to go on where the same command would stop again; "" otherwise.
+
+    `no_limit` are the kinds of what is left because this farm has no limit for it.
+    """
+    options = name_limits(no_limit[:MAX_NAMED])
     if leader.store.drain_requested():
         drain = shlex.quote(leader.store.paths.drain)
         return f"remove {drain}, and {_describe_command(settings, options)}"

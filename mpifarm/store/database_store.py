@@ -463,7 +463,7 @@ class DatabaseStore(Store):
                 self._total,
                 self._frontier,
                 stays=frozenset(requeue),
-                held=self.held_by_users.tasks | self.unlimited.tasks,
+                held=(self.held_by_users.tasks, self.unlimited.tasks),
             )
             pulled = set(farming.find_queued(connection, pull)) - {*found.ids}
             statements.take(connection, self.farm, {*found.ids, *pulled})

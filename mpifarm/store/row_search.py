@@ -5,7 +5,7 @@ that are to be processed may run at once; of those that wait, the frontier says 
 may, and which never will.  Long stretches that have to wait are not looked at.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,12 +51,12 @@ def find_tasks(
     frontier: Frontier | None,
     *,
     stays: frozenset[int],
-    held: Collection[int],
+    held: Sequence[Collection[int]],
 ) -> FoundTasks:
     """Return up to `take` of the first `total` tasks that may run, the lowest first.
 
-    Tasks in `stays` are not taken, but are there for a later transaction.  Those of
-    `held` that wait are not there for anybody.
+    Tasks in `stays` are not taken, but are there for a later transaction.  Those of the
+    sets `held` that wait are not there for anybody.
     """
     found, take = FoundTasks(), max(take, 0)
     # One more than is taken: it tells whether any are left.
@@ -75,7 +75,7 @@ def _search(
     total: int,
     frontier: Frontier,
     stays: frozenset[int],
-    held: Collection[int],
+    held: Sequence[Collection[int]],
 ) -> None:
     """Add the tasks that wait and may leave their queue."""
     place = 0
@@ -86,7 +86,9 @@ def _search(
             return
         place = rows[-1] + 1
         for taskid in rows:
-            if frontier.find_candidate(taskid) != taskid or taskid in held:
+            if frontier.find_candidate(taskid) != taskid:
+                continue
+            if any(taskid in each for each in held):
                 continue
             why = frontier.find_doomed(taskid)
             is_full = len(found.doomed if why else found.taken) >= (

@@ -37,7 +37,7 @@ class Rows:
         found = find_tasks(
             *(self.connection, take, TOTAL, self.frontier),
             stays=frozenset(stays),
-            held={*held},
+            held=({*held},),
         )
         assert found.ids == [*found.taken, *[taskid for taskid, _ in found.doomed]]
         return found.taken, [taskid for taskid, _ in found.doomed], found.is_empty
