@@ -21,7 +21,7 @@ from mpifarm.database.farming import (
     find_about,
     read_plain_attempts,
 )
-from mpifarm.database.schema import Scan, check_integrity
+from mpifarm.database.schema import Connection, Scan, check_integrity
 from mpifarm.database.tasks import TaskState
 from mpifarm.store.attempts import parse_time
 from mpifarm.store.database_reading import (
@@ -141,11 +141,8 @@ def find_earlier_workdir(target: Target, environ: Mapping[str, str]) -> str:
 
     Raises as `read_database` does.
     """
-    path = target.tasklist or ""
-    find_lock = partial(find_existing_lock, target, environ)
-    moment = read_moment(path, find_lock, lambda: None)
-    with used(path, moment.copy):
-        return find_about(moment.copy, IMPORTED_FROM) or ""
+    with _copied(target, environ) as copy:
+        return find_about(copy, IMPORTED_FROM) or ""
 
 
 @contextmanager
@@ -153,8 +150,15 @@ def row_ends(
     target: Target, environ: Mapping[str, str]
 ) -> Iterator[Iterator[statements.LastEnd]]:
     """Give the ends of tasks by their rows, for a ``with`` block."""
+    with _copied(target, environ) as copy:
+        yield statements.read_ends(copy)
+
+
+@contextmanager
+def _copied(target: Target, environ: Mapping[str, str]) -> Iterator[Connection]:
+    """Give a copy of the database of a target, for a ``with`` block."""
     path = target.tasklist or ""
     find_lock = partial(find_existing_lock, target, environ)
     moment = read_moment(path, find_lock, lambda: None)
     with used(path, moment.copy):
-        yield statements.read_ends(moment.copy)
+        yield moment.copy

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from mpifarm.commands.subcommand import SubcommandParser
-from mpifarm.database.names import is_database_name
+from mpifarm.database.names import DATABASE_HANDLER, choose_handler
 from mpifarm.errors import InputError, StorageError
 from mpifarm.model.paths import JOB_ENDINGS, WorkdirPaths
 from mpifarm.store.farm_file import find_last_farm_file, read_farm_files
@@ -150,7 +150,7 @@ _OF_FARM = {
 
 def _is_database(named: str, handler: str) -> bool:
     """Return whether a list has the states of its tasks, without a workdir, too."""
-    return handler == "sqlite" or (handler == "default" and is_database_name(named))
+    return choose_handler(handler, named) == DATABASE_HANDLER
 
 
 def _find_workdir(

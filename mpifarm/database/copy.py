@@ -7,14 +7,13 @@ copy keeps no farm waiting.
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from typing import NamedTuple
 from urllib.parse import quote
 
 from mpifarm.database.errors import explained
 from mpifarm.database.farming import PLACE, find_about
-from mpifarm.database.schema import BUSY_SECONDS, connect, find_version
+from mpifarm.database.schema import BUSY_SECONDS, connect, find_version, reading
 from mpifarm.errors import FarmError
 from mpifarm.system import file_contents
 
@@ -34,29 +33,13 @@ def read_copy(
     copy = sqlite3.connect(":memory:", isolation_level=None)
     try:
         # SQLite's own lock as well: a user may be writing by another program.
-        with lock, _reading(path, patience, is_locked=is_locked) as connection:
+        with lock, reading(path, patience, is_locked=is_locked) as connection:
             # A backup that finds the file locked would try again without end.
             connection.backup(copy)
     except BaseException:
         copy.close()
         raise
     return copy
-
-
-@contextmanager
-def _reading(
-    path: str, patience: float, *, is_locked: bool
-) -> Iterator[sqlite3.Connection]:
-    """Open a database for a ``with`` block in which no other program writes it."""
-    with (
-        closing(
-            connect(path, writes=False, patience=patience, is_locked=is_locked)
-        ) as connection,
-        explained(path),
-    ):
-        connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        yield connection
 
 
 class FileState(NamedTuple):
@@ -91,7 +74,7 @@ def is_as_it_was(
 
     `patience`, `is_locked`, and what it raises: see `connect`.
     """
-    with _reading(path, patience, is_locked=is_locked):
+    with reading(path, patience, is_locked=is_locked):
         pass  # `state_of` would drop SQLite's locks.
     return state_of(path) == before
 

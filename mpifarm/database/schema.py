@@ -184,6 +184,25 @@ def connect(
     return _open(path, real, "rw" if may_undo else "ro", patience)
 
 
+@contextmanager
+def reading(
+    path: str, patience: float, *, is_locked: bool = True
+) -> Iterator[sqlite3.Connection]:
+    """Open a database for a ``with`` block in which no other program writes it.
+
+    `patience`, `is_locked`, and what it raises: see `connect`.
+    """
+    with (
+        closing(
+            connect(path, writes=False, patience=patience, is_locked=is_locked)
+        ) as connection,
+        explained(path),
+    ):
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        yield connection
+
+
 def _has_change(real: str) -> bool:
     """Return whether the journal has a change that is not ended."""
     journal = _journal_of(real)

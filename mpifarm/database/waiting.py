@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from typing import Final, TypeVar
 
 from mpifarm.database.errors import BusyError, explained
-from mpifarm.database.schema import Connection, connect
+from mpifarm.database.schema import Connection, connect, reading
 
 BUSY_SECONDS: Final = 5.0
 """Seconds for which a command waits until another program has committed."""
@@ -65,14 +65,8 @@ def opened_to_read(
 def _readable(
     path: str, hold: Callable[[], AbstractContextManager[object]]
 ) -> Iterator[Connection]:
-    with (
-        hold(),
-        closing(connect(path, writes=False, patience=PATIENCE)) as connection,
-        explained(path),
-    ):
-        # The block's first look would else be the one that finds others writing.
-        connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    # The block's first look would else be the one that finds others writing.
+    with hold(), reading(path, PATIENCE) as connection:
         yield connection
 
 

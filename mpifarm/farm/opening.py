@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from mpifarm.batch.arrays import find_array
-from mpifarm.database.names import DATABASE_CLASS, is_database_name
+from mpifarm.database.names import DATABASE_CLASS, choose_handler
 from mpifarm.errors import FutileError, InputError
 from mpifarm.farm.context import RankContext
 from mpifarm.farm.directory import find_directory_of_commands, runs_anywhere
@@ -401,8 +401,7 @@ def _find_handler(settings: Settings, search_path: SearchPath) -> HandlerDefinit
 
     A database is read under the lock of its workdir, whose area it gets as an option.
     """
-    name = settings.handler
-    name = _own_handler_of(settings) if name == "default" else name
+    name = choose_handler(settings.handler, settings.tasklist)
     handler = find_handler(name, search_path)
     if handler.python_class != DATABASE_CLASS or settings.lock_area is None:
         return handler
@@ -437,11 +436,6 @@ def refuse_workdir(settings: Settings) -> None:
         refuse_as_list(path)
 
 
-def _own_handler_of(settings: Settings) -> str:
-    """Return the handler of a list for which nobody names one, by the list's name."""
-    return "sqlite" if is_database_name(settings.tasklist) else "default"
-
-
 MAX_FARM_FILES: Final = 1000
 """Files of farms that a start looks at: a job array may have left many thousands."""
 
@@ -457,7 +451,8 @@ def refuse_other_handler(settings: Settings) -> None:
     last = find_last_farm_file(paths, MAX_FARM_FILES)
     name = last.get("handler", "default")
     tasklist = name_kept_list(settings) if is_kept(settings) else settings.tasklist
-    if name in ("default", _own_handler_of(settings)) or _is_other(last, tasklist):
+    own = choose_handler("default", settings.tasklist)
+    if name in ("default", own) or _is_other(last, tasklist):
         return
     option = shlex.join(["-t", str(name)])
     raise InputError(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from mpifarm.database.names import DATABASE_CLASS, is_database_name
+from mpifarm.database.names import DATABASE_CLASS, choose_handler
 from mpifarm.errors import InputError
 from mpifarm.model.paths import STATUS_FILES, WorkdirPaths, parse_aside
 from mpifarm.model.settings import HandlerDefinition, Settings, is_passing
@@ -177,9 +177,7 @@ def find_handler_of(target: Target, environ: Mapping[str, str]) -> HandlerDefini
     """
     if target.refusal:
         raise InputError(target.refusal)
-    name = target.handler
-    if name == "default" and is_database_name(target.tasklist or ""):
-        name = "sqlite"
+    name = choose_handler(target.handler, target.tasklist or "")
     search_path = find_search_path(
         environ, target.config, is_typed=target.has_typed_config
     )

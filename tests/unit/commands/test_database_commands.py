@@ -274,17 +274,18 @@ def test_a_reader_keeps_no_farm_waiting_for_a_writer_that_came_as_it_opened(
     database, run, monkeypatch
 ):
     monkeypatch.setattr(WAITING, "BUSY_SECONDS", 0.01)
-    opened = []
+    opened, connect = [], schema.connect
     with closing(sqlite3.connect("tasks.db", isolation_level=None)) as other:
 
         def open_and_write(*words: Any, **options: Any) -> Any:
-            connection = schema.connect(*words, **options)
+            connection = connect(*words, **options)
             opened.append(connection)
             if len(opened) == 2:  # the first one undoes what a dead writer has begun
                 other.execute("BEGIN EXCLUSIVE")
             return connection
 
-        monkeypatch.setattr("mpifarm.database.copy.connect", open_and_write)
+        for module in ("copy", "schema"):
+            monkeypatch.setattr(f"mpifarm.database.{module}.connect", open_and_write)
         with pytest.raises(InputError, match="is open in another program"):
             run(ls.main, "tasks.db")
 
