@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 from mpifarm.audit.audit import ClaimView, Contents
@@ -28,6 +29,7 @@ from mpifarm.output.records import DIRECTORIES
 from mpifarm.store.attempts import (
     COMPLETED,
     Column,
+    LastAttempts,
     is_not_run,
     read_last_attempts,
     why_never_run,
@@ -81,39 +83,25 @@ def glance(path: str, machine: Machine) -> Contents:
     return _Reader(paths, machine, locked=False).read()
 
 
-def list_logs(path: str) -> list[str] | None:
+def list_logs(path: str, attempts: "WorkdirAttempts | None" = None) -> list[str] | None:
     """Return the names in the directory of the logs, None if they cannot be listed.
 
     A task whose output is in a file shared by tasks counts as if it had a ``log_<id>``,
-    and so does one that no worker ever had.
+    and so does one that no worker ever had, by the `attempts` of the workdir.
     Raises `StorageError` if the disk fails.
     """
-    logs = WorkdirPaths(path).logs
+    paths = WorkdirPaths(path)
     try:
-        names = files.find_names(logs)
+        names = files.find_names(paths.logs)
     except StorageError as error:
         if is_of_the_disk(error):
             raise
         return None
     if not {*DIRECTORIES}.isdisjoint(names):
-        names += [log_name(taskid) for taskid in list_kept_ids(logs)]
-    names += map(log_name, find_never_run(WorkdirPaths(path)))
+        names += [log_name(taskid) for taskid in list_kept_ids(paths.logs)]
+    attempts = attempts or WorkdirAttempts(paths)
+    names += map(log_name, attempts.find_never_run())
     return names
-
-
-def find_never_run(paths: WorkdirPaths) -> dict[int, str]:
-    """Return, for each task that no worker ever had, why: see `why_never_run`.
-
-    Raises `StorageError`.
-    """
-    if not files.find_size(paths.failed):
-        return {}
-    last = read_last_attempts(paths)
-    reasons = dict[int, str]()
-    for taskids, columns in last.blocks([*last.lines]):
-        found = map(why_never_run, columns[Column.OUTCOME], columns[Column.WORKER])
-        reasons.update(zip(taskids, found, strict=True))
-    return {taskid: why for taskid, why in reasons.items() if why}
 
 
 class Past(NamedTuple):
@@ -125,20 +113,41 @@ class Past(NamedTuple):
     """Tasks in no file whose last attempt has completed."""
 
 
-def read_past(paths: WorkdirPaths, failed: set[int], nowhere: set[int]) -> Past:
-    """Look up the last attempts of failed tasks, and of tasks in no file.
+class WorkdirAttempts:
+    """The last attempts of a workdir, which are read when they are first asked for.
 
-    Raises `StorageError`.
+    Its methods raise `StorageError`.
     """
-    last = read_last_attempts(paths, failed | nowhere)
 
-    def outcome_of(taskid: int) -> bytes:
-        return last.field(taskid, Column.OUTCOME)
+    def __init__(self, paths: WorkdirPaths) -> None:
+        self._paths = paths
 
-    return Past(
-        sum(is_not_run(outcome_of(each)) for each in failed),
-        tuple(each for each in sorted(nowhere) if outcome_of(each) == COMPLETED),
-    )
+    @cached_property
+    def _last(self) -> LastAttempts:
+        return read_last_attempts(self._paths)
+
+    def find_never_run(self) -> dict[int, str]:
+        """Return, for each task that no worker ever had, why: see `why_never_run`."""
+        if not files.find_size(self._paths.failed):
+            return {}
+        reasons = dict[int, str]()
+        for taskids, columns in self._last.blocks([*self._last.lines]):
+            found = map(why_never_run, columns[Column.OUTCOME], columns[Column.WORKER])
+            reasons.update(zip(taskids, found, strict=True))
+        return {taskid: why for taskid, why in reasons.items() if why}
+
+    def find_past(self, failed: set[int], nowhere: set[int]) -> Past:
+        """Return the past of failed tasks, and of tasks in no file."""
+        if not failed | nowhere:
+            return Past()
+
+        def outcome_of(taskid: int) -> bytes:
+            return self._last.field(taskid, Column.OUTCOME)
+
+        return Past(
+            sum(is_not_run(outcome_of(each)) for each in failed),
+            tuple(each for each in sorted(nowhere) if outcome_of(each) == COMPLETED),
+        )
 
 
 def examine_whole(path: str, machine: Machine, *, locked: bool = True) -> Contents:

@@ -21,11 +21,11 @@ from mpifarm.audit.audit import (
 from mpifarm.audit.repair import Repairer
 from mpifarm.audit.snapshot import (
     Past,
+    WorkdirAttempts,
     examine,
     examine_whole,
     list_logs,
     observer,
-    read_past,
 )
 from mpifarm.commands.farm_command import find_remap_command, find_wait
 from mpifarm.commands.held_words import describe_held
@@ -222,19 +222,20 @@ def main(argv: list[str], console: Console, environ: Mapping[str, str]) -> int:
         try_again(lambda: _repair(repairer, target, environ), patience)
     contents, trouble = _read(target, environ, patience)
     own = has_own_state(tasks, target)
+    attempts = WorkdirAttempts(WorkdirPaths(target.workdir))
     if own:
         contents = contents._replace(toprocess=None, finished=None, failed=None)
     audit = audit_contents(
         contents,
         _texts(tasks, contents, own=own),
         list_is_known=tasks is not None and not own,
-        logs=_list_logs(target, patience),
+        logs=_list_logs(target, attempts, patience),
         constraints=_find_constraints(tasks),
     )
     if fault:
         console.print_error(fault)
     held = look_at_held(target, patience)
-    past = _read_past(target, audit, patience)
+    past = _find_past(attempts, audit, patience)
     terms = _adapt(FILES, audit, _explain_refusal(audit, fault, own=own))
     facts = target, contents, audit, trouble
     for line in report(*facts, own=own, terms=terms, held=held, past=past):
@@ -263,14 +264,15 @@ def _check_database(
     tasks, contents, trouble, *_ = try_again(
         lambda: read_database(target, environ, observer(), Scan.WHOLE), patience
     )
+    attempts = WorkdirAttempts(WorkdirPaths(target.workdir))
     audit = audit_contents(
         contents,
         tasks.tasks,
-        logs=_list_logs(target, patience) if contents.begun else None,
+        logs=_list_logs(target, attempts, patience) if contents.begun else None,
         constraints=tasks.constraints,
     )
     held = look_at_held(target, patience)
-    past = _read_past(target, audit, patience)
+    past = _find_past(attempts, audit, patience)
     facts = target, contents, audit, trouble
     for line in report(*facts, own=False, terms=DATABASE, held=held, past=past):
         console.print_text(line + "\n")
@@ -373,24 +375,25 @@ def _read_locked(target: Target, environ: Mapping[str, str]) -> Contents:
         return examine_whole(target.workdir, observer())
 
 
-def _list_logs(target: Target, patience: Patience) -> list[str] | None:
+def _list_logs(
+    target: Target, attempts: WorkdirAttempts, patience: Patience
+) -> list[str] | None:
     try:
-        return try_again(lambda: list_logs(target.workdir), patience)
+        return try_again(lambda: list_logs(target.workdir, attempts), patience)
     except StorageError:
         return None
 
 
-def _read_past(target: Target, audit: Audit, patience: Patience) -> Past:
-    """Read the past of failed and lost tasks; `Past()` where the disk goes on failing.
+def _find_past(attempts: WorkdirAttempts, audit: Audit, patience: Patience) -> Past:
+    """Return the past of failed and lost tasks; `Past()` if the disk goes on failing.
 
     Of an edited list nothing is read, because its ids may mean other tasks.
     """
-    failed = {*audit.locations.ids_at(Location.FAILED)}
-    if audit.is_edited or not failed | audit.nowhere:
+    if audit.is_edited:
         return Past()
-    paths = WorkdirPaths(target.workdir)
+    failed, nowhere = {*audit.locations.ids_at(Location.FAILED)}, {*audit.nowhere}
     try:
-        return try_again(lambda: read_past(paths, failed, {*audit.nowhere}), patience)
+        return try_again(lambda: attempts.find_past(failed, nowhere), patience)
     except StorageError:
         return Past()
 

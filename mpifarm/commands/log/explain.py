@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from mpifarm.audit.locate import LocatedTask, TaskLocator, locate_tasks
-from mpifarm.audit.snapshot import examine_whole, find_never_run, observer
+from mpifarm.audit.snapshot import WorkdirAttempts, examine_whole, observer
 from mpifarm.commands.held_words import name_release
 from mpifarm.commands.log.gaps import MAX_NAMES, Gap, Gaps
 from mpifarm.commands.target import patience_of
@@ -169,8 +169,8 @@ class Explainer:
     @cached_property
     def _never_run(self) -> dict[int, str]:
         """For tasks that no worker ever had, why that is so."""
-        paths = WorkdirPaths(self.target.workdir)
-        return self.patiently(lambda: find_never_run(paths))
+        attempts = WorkdirAttempts(WorkdirPaths(self.target.workdir))
+        return self.patiently(attempts.find_never_run)
 
     @cached_property
     def _earlier_workdir(self) -> str:

@@ -9,9 +9,9 @@ import pytest
 from mpifarm.audit import snapshot
 from mpifarm.audit.snapshot import (
     TRIES,
+    WorkdirAttempts,
     examine,
     examine_whole,
-    find_never_run,
     glance,
     list_logs,
 )
@@ -160,10 +160,10 @@ def test_tasks_that_no_worker_had_need_no_log(site):
     (site.root / "attempts.tsv").write_text(format_attempts(*attempts))
     (site.root / "logs").mkdir()
     (site.root / "logs" / "log_0").touch()
-    assert [*find_never_run(paths_of(site))] == [1]
+    assert [*WorkdirAttempts(paths_of(site)).find_never_run()] == [1]
     assert sorted(list_logs(str(site.root)) or []) == ["log_0", "log_1"]
     site.write("failed", [])
-    assert find_never_run(paths_of(site)) == {}
+    assert WorkdirAttempts(paths_of(site)).find_never_run() == {}
 
 
 def test_a_directory_of_logs_that_is_a_file_lists_nothing(site):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mpifarm.audit import snapshot as snapshot_module
 from mpifarm.audit.audit import NOTICES, FindingKind
 from mpifarm.audit.retry import Retried, Wanted
 from mpifarm.commands import check, drain, joblog, log, ls, retry, target
@@ -182,6 +183,20 @@ def test_one_line_is_not_told_as_several(site, run, count, said):
     with (site.root / "finished").open("a") as stream:
         stream.write("what is this\n" * count)
     assert said in run(check, site.root)[1]
+
+
+def test_a_check_reads_the_attempts_once(site, run, monkeypatch):
+    site.write("toprocess", ALL[4:])
+    (site.root / "attempts.tsv").write_text(format_attempts(Attempt(2, 1)))
+    read, readings = snapshot_module.read_last_attempts, []
+
+    def read_and_count(paths):
+        readings.append(paths)
+        return read(paths)
+
+    monkeypatch.setattr(snapshot_module, "read_last_attempts", read_and_count)
+    assert "attempts.tsv says that task 2 completed" in run(check, site.root)[1]
+    assert len(readings) == 1
 
 
 def test_the_tasklist_does_in_place_of_the_workdir(site, run, monkeypatch):
