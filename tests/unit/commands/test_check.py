@@ -21,6 +21,7 @@ from mpifarm.commands.options import HelpAsked
 from mpifarm.commands.retry import report as report_retry
 from mpifarm.errors import InputError
 from mpifarm.model.paths import WorkdirPaths
+from mpifarm.store.attempts import read_last_attempts
 from mpifarm.store.claim_journal import Head, encode_head
 from mpifarm.store.farm_liveness import find_process_start, this_machine
 from mpifarm.store.fingerprint import encode_fingerprint, take_fingerprint
@@ -188,11 +189,11 @@ def test_one_line_is_not_told_as_several(site, run, count, said):
 def test_a_check_reads_the_attempts_once(site, run, monkeypatch):
     site.write("toprocess", ALL[4:])
     (site.root / "attempts.tsv").write_text(format_attempts(Attempt(2, 1)))
-    read, readings = snapshot_module.read_last_attempts, []
+    readings = []
 
     def read_and_count(paths):
         readings.append(paths)
-        return read(paths)
+        return read_last_attempts(paths)
 
     monkeypatch.setattr(snapshot_module, "read_last_attempts", read_and_count)
     assert "attempts.tsv says that task 2 completed" in run(check, site.root)[1]
