@@ -165,9 +165,9 @@ _match_number = re.compile(r"\s*([A-Za-z]+)(?:\s+|\s*[=:]\s*)([0-9]+)(?=\s|\Z)")
 
 def _find_near(word: str, *names: str) -> str:
     """Return the one of `names` that `word` surely misspells, or ""."""
-    from difflib import get_close_matches  # for odd words only
+    from mpifarm.model.nearness import find_near_word  # for odd words only
 
-    return next(iter(get_close_matches(word, names, 1, 0.75)), "")
+    return find_near_word(word, names)
 
 
 def _seems_directive(line: str) -> bool:

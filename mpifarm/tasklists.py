@@ -343,22 +343,20 @@ def _cannot_read(path: str, error: OSError) -> TasklistFileError:
 
 def name_near(path: str) -> str:
     """Return the end of a sentence about a missing file: the near name beside it."""
-    from difflib import get_close_matches  # for mistakes only
+    from mpifarm.model.nearness import find_near_word  # for mistakes only
 
     directory, name = os.path.split(path)
     names = list[str]()
     with suppress(OSError), os.scandir(directory or ".") as entries:
         names += (each.name for each in islice(entries, MAX_NAMES) if each.is_file())
-    near = get_close_matches(name, names, n=1, cutoff=NEAR)
+    near = find_near_word(name, names)
     if not near:
         return ""
-    return f": did you mean {shlex.quote(os.path.join(directory, near[0]))}?"
+    return f": did you mean {shlex.quote(os.path.join(directory, near))}?"
 
 
 MAX_NAMES: Final = 10_000
 """Names beside a missing file that are compared with its name."""
-NEAR: Final = 0.75
-"""The least likeness of a name that is offered for a missing one."""
 
 
 def _why_unread(error: OSError, path: str) -> str:

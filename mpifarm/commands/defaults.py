@@ -319,7 +319,7 @@ def _refuse_of_one_run(option: Option, named: str) -> None:
 
 def _refuse_misspelt(name: str) -> None:
     """Raise InputError for a variable that is surely meant to be one of mpifarm's."""
-    from mpifarm.commands.misspelt import find_near_word
+    from mpifarm.model.nearness import find_near_word
 
     if name.removeprefix(PREFIX) in _OF_MODULES:
         return

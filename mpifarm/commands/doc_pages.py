@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 import mpifarm
-from mpifarm.commands.misspelt import MAX_NEAR, find_near_word
+from mpifarm.commands.misspelt import MAX_NEAR
 from mpifarm.commands.option_values import usage_error
+from mpifarm.model.nearness import find_near_word
 from mpifarm.model.wording import agree
 
 _README = "README.md"

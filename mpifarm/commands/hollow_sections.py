@@ -5,7 +5,7 @@ Rules of this file: pure; it is imported for mistakes only.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from mpifarm.commands.misspelt import find_near_word
+from mpifarm.model.nearness import find_near_word
 from mpifarm.plugins.registry import (
     HOOK_KEY,
     HOOKS_SECTION,

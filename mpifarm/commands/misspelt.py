@@ -20,6 +20,7 @@ from mpifarm.commands.option_values import (
     SHUFFLE,
     Kind,
 )
+from mpifarm.model.nearness import SURELY_NEAR, find_near_word
 
 NEAR = 0.65
 """The least likeness of two names without their dashes: grade and grace are alike,
@@ -27,10 +28,6 @@ setup and help are not, restart and retries are not."""
 
 NEAR_WITHOUT_DASHES = 0.8
 """The least likeness for a word without dashes: hello is not meant to be --help."""
-
-SURELY_NEAR = 0.75
-"""The least likeness where a word need not be ours at all: PORC is meant to be PROC,
-TIME is not meant to be TIMEOUT."""
 
 MAX_NEAR = 4
 
@@ -588,12 +585,6 @@ def explain_key(
     if said := explain_theirs(name):
         return f": {said}"
     return rest
-
-
-def find_near_word(word: str, words: Sequence[str]) -> str:
-    """Return the one of `words` that `word` surely misspells, or ""."""
-    near = get_close_matches(word, words, n=1, cutoff=SURELY_NEAR)
-    return near[0] if near else ""
 
 
 def _explain_bare(

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from mpifarm.commands import SUBCOMMANDS
-from mpifarm.commands.misspelt import COMMANDS_OF_OTHERS, find_near_word
+from mpifarm.commands.misspelt import COMMANDS_OF_OTHERS
 from mpifarm.commands.option_values import usage_error
 from mpifarm.commands.options import ALL_NAMES
+from mpifarm.model.nearness import find_near_word
 
 TOPICS: Final[Mapping[str, str]] = {
     "arguments ::: parallel params parameters combinations": """\

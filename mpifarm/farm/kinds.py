@@ -13,8 +13,6 @@ from mpifarm.order.constraints import Constraints
 
 MAX_NAMED = 5
 """Kinds that a sentence names."""
-SURELY_NEAR = 0.75
-"""The least likeness of a limit's name that is offered for a kind."""
 
 
 def find_unlimited(policy: Policy, constraints: Constraints) -> list[str]:
@@ -45,17 +43,17 @@ def check_kinds(settings: Settings, constraints: Constraints) -> None:
 
 def _describe_others(settings: Settings, constraints: Constraints, name: str) -> str:
     """Return the end of a sentence about limits that may be meant for a kind, or ""."""
-    from difflib import get_close_matches  # for mistakes only
+    from mpifarm.model.nearness import find_near_word  # for mistakes only
 
     seats = dict(settings.policy.seats)
     for other, count in seats.items():
         if other.lower() == name.lower():
             return f"; --limit {other}={count} is for another kind, as capitals count"
     unused = _find_unused(settings.policy, constraints)
-    if near := get_close_matches(name, unused, 1, SURELY_NEAR):
+    if near := find_near_word(name, unused):
         return (
-            f"; no task is of the kind '{near[0]}': did you mean --limit"
-            f" {name}={seats[near[0]]}?"
+            f"; no task is of the kind '{near}': did you mean --limit"
+            f" {name}={seats[near]}?"
         )
     if unused and not settings.has_default("--limit"):
         return f"; no task is of the kind '{unused[0]}'"

@@ -77,12 +77,12 @@ def find_misspelt(comment: str) -> str:
     """Return the directive that a comment misspells, "" if it is none."""
     if not _may_be_misspelt(comment):
         return ""
-    from difflib import get_close_matches  # for odd comments only
+    from mpifarm.model.nearness import find_near_word  # for odd comments only
 
     word = re.match(r"#([A-Z]+)", comment)
     assert word is not None, comment
-    near = get_close_matches(word.group(1), ("BARRIER", "AFTER"), 1, 0.75)
-    return f"#{near[0]}" if near else ""
+    near = find_near_word(word.group(1), ("BARRIER", "AFTER"))
+    return near and f"#{near}"
 
 
 class DirectiveReader:

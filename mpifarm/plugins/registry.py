@@ -511,11 +511,11 @@ class _Search:
 
 def find_near_key(keys: Iterable[str], key: str) -> str:
     """Return the one of a section's keys that is a misspelt `key`, "" for none."""
-    from difflib import get_close_matches
+    from mpifarm.model.nearness import find_near_word
 
     by_lower = {each.lower(): each for each in keys}
-    near = get_close_matches(key.lower(), by_lower, n=1, cutoff=0.75)
-    return by_lower[near[0]] if near else ""
+    near = find_near_word(key.lower(), by_lower)
+    return by_lower[near] if near else ""
 
 
 def _is_hollow(parser: "ConfigParser", name: str) -> bool:
