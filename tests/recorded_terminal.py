@@ -75,6 +75,17 @@ class Recorder:
         self._read(0.1)
         return child.wait()
 
+    def record_states(
+        self, child: Program, states: int, then: Callable[[], None]
+    ) -> int:
+        """Record a farm, and call `then` from so many states on, as `record`."""
+
+        def look() -> None:
+            if len(STATE.findall(self.text)) >= states:
+                then()
+
+        return self.record(child, look)
+
     def _read(self, seconds: float) -> None:
         while select.select([self._master], [], [], seconds)[0]:
             piece = os.read(self._master, 1 << 16)

@@ -6,8 +6,6 @@ left is killed by pid.
 """
 
 import os
-import shutil
-import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -16,11 +14,11 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
-from tests import required
+from tests import clusters, required
 from tests.conftest import create_environment
 from tests.farm_driver import FarmDriver
 from tests.grid_engine.batch import DEADLINE, GridEngine, Job
-from tests.support import clean_environment, kill_survivors, wait_until
+from tests.support import kill_survivors, wait_until
 
 PROGRAMS = ("qsub", "qstat", "qdel", "qconf", "qacct", "sge_qmaster", "sge_execd")
 
@@ -38,13 +36,8 @@ HOLDS_ONCE = (
 
 def find_lack(programs: tuple[str, ...]) -> str:
     """What these tests want and this machine has not; "" if it has all."""
-    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
-    missing = [name for name in programs if not shutil.which(name, path=path)]
-    if missing:
-        return f"no Grid Engine here ({PACKAGES}): no {', '.join(missing)}"
-    if not Path(sys.prefix, "bin", "mpiexec.hydra").exists():
-        return f"the job of several ranks wants MPICH, which is not in {sys.prefix}"
-    return ""
+    grid_engine = f"Grid Engine here ({PACKAGES})"
+    return clusters.find_lack(programs, grid_engine, "the job of several ranks")
 
 
 def skip_where_allowed(lack: str) -> NoReturn:
@@ -57,26 +50,10 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The variables that make qsub and qstat use the test cell."""
     if lack := find_lack(PROGRAMS):
         skip_where_allowed(lack)
-    script = str(Path(__file__).with_name("cluster"))
+    script = Path(__file__).with_name("cluster")
     errors = tmp_path_factory.mktemp("grid-engine") / "errors.txt"
-    with errors.open("wb") as stderr:
-        cluster = subprocess.Popen(
-            [script, "hold"],
-            env=clean_environment(os.environ),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
-    assert cluster.stdin is not None
-    assert cluster.stdout is not None
-    line = cluster.stdout.readline()
-    assert line.startswith("export SGE_ROOT="), errors.read_text()
-    yield dict(word.split("=", 1) for word in line.split()[1:])
-    cluster.stdin.close()
-    assert cluster.wait(DEADLINE) == 0, errors.read_text()
-    cluster.stdout.close()
+    with clusters.hold(script, errors, "SGE_ROOT", deadline=DEADLINE) as variables:
+        yield variables
 
 
 @pytest.fixture

@@ -42,11 +42,7 @@ def record(farm, recorder):
     """Record a farm whose tasks end after so many states; return its exit status."""
 
     def record(child, *, states):
-        def look():
-            if len(STATE.findall(recorder.text)) >= states:
-                farm.allow()
-
-        return recorder.record(child, look)
+        return recorder.record_states(child, states, farm.allow)
 
     return record
 

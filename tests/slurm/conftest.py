@@ -7,8 +7,6 @@ are cancelled at its end, and what they have left is killed by pid.
 
 import getpass
 import os
-import shutil
-import subprocess
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
@@ -18,7 +16,7 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
-from tests import required
+from tests import clusters, required
 from tests.conftest import create_environment
 from tests.farm_driver import FarmDriver
 from tests.slurm.batch import DEADLINE, Job, Slurm
@@ -96,13 +94,8 @@ PROGRAMS = (
 
 def find_lack(programs: tuple[str, ...]) -> str:
     """What these tests want and this machine has not; "" if it has all."""
-    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-    missing = [name for name in programs if not shutil.which(name, path=path)]
-    if missing:
-        return f"no Slurm here (Debian's slurm-wlm): no {', '.join(missing)}"
-    if not Path(sys.prefix, "bin", "mpiexec.hydra").exists():
-        return f"srun --mpi=pmi2 wants MPICH, which is not in {sys.prefix}"
-    return ""
+    slurm = "Slurm here (Debian's slurm-wlm)"
+    return clusters.find_lack(programs, slurm, "srun --mpi=pmi2")
 
 
 def skip_where_allowed(lack: str) -> NoReturn:
@@ -133,25 +126,9 @@ def hold_cluster(errors: Path, *words: str | int) -> Iterator[str]:
     """Run the script beside this file; yield the path of its ``slurm.conf``."""
     if lack := find_lack(PROGRAMS):
         skip_where_allowed(lack)
-    script = str(Path(__file__).with_name("cluster"))
-    with errors.open("wb") as stderr:
-        cluster = subprocess.Popen(
-            [script, "hold", *map(str, words)],
-            env=clean_environment(os.environ),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
-    assert cluster.stdin is not None
-    assert cluster.stdout is not None
-    line = cluster.stdout.readline()
-    assert line.startswith("export SLURM_CONF="), errors.read_text()
-    yield line.partition("=")[2].strip()
-    cluster.stdin.close()
-    assert cluster.wait(60) == 0, errors.read_text()
-    cluster.stdout.close()
+    script = Path(__file__).with_name("cluster")
+    with clusters.hold(script, errors, "SLURM_CONF", *words) as variables:
+        yield variables["SLURM_CONF"]
 
 
 @pytest.fixture

@@ -27,11 +27,8 @@ def record(farm, recorder):
     """Record a farm whose tasks end after so many states; return its exit status."""
 
     def record(launch, *, states):
-        def look():
-            if len(STATE.findall(recorder.text)) >= states:
-                farm.allow()
-
-        return recorder.record(farm.start_command(recorder.put_before(launch)), look)
+        child = farm.start_command(recorder.put_before(launch))
+        return recorder.record_states(child, states, farm.allow)
 
     return record
 
